@@ -1,0 +1,87 @@
+"""What a user reads when an executor gives up: what each block said as it ended, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from throughway.providers.interface import JobStatus, Tail
+
+
+class FailedBlock(NamedTuple):
+    """A block that failed. ``tail`` is the end of its output."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    tail: Tail
+
+
+_REMEDIES = (
+    (
+        ("No module named throughway", "No module named 'throughway"),
+        "install throughway in the Python environment that the job uses, or activate the environment that "
+        "has it in the provider's worker_init",
+    ),
+    (
+        ("No module named", "ModuleNotFoundError"),
+        "install the missing module in the Python environment that the job uses, or activate the environment "
+        "that has it in the provider's worker_init",
+    ),
+    (
+        ("command not found", "No such file or directory"),
+        "make the missing command or file available where the job runs, for instance in the provider's "
+        "worker_init",
+    ),
+    (
+        ("No space left on device", "Disk quota exceeded"),
+        "free space where the run directory is, or give run_dir on another disk",
+    ),
+    (
+        ("SIGKILL", "Out of memory", "oom-kill", "MemoryError"),
+        "give the managers more memory or fewer workers (max_workers_per_node, mem_per_worker)",
+    ),
+)
+
+_GENERAL = (
+    "look at the output above and in the files that it names; what a manager needs can be set up in the "
+    "provider's worker_init"
+)
+
+
+def message(label: str, provider: str, failures: int, blocks: Sequence[FailedBlock]) -> str:
+    """Why executor ``label`` gave up after ``failures`` attempts, the last of them being ``blocks``."""
+    lines = [
+        f"executor {label!r} gave up: {failures} attempts in a row to get a working block from the "
+        f"{provider} provider failed"
+    ]
+    for block in blocks:
+        lines.extend(_describe(block))
+    lines.append(f"Remedy: {remedy(blocks)}.")
+    return "\n".join(lines)
+
+
+def remedy(blocks: Sequence[FailedBlock]) -> str:
+    """What to do, as far as the blocks' last words tell."""
+    said = "\n".join(f"{block.status.message}\n{block.tail.stderr}\n{block.tail.stdout}" for block in blocks)
+    for signs, advice in _REMEDIES:
+        if any(sign in said for sign in signs):
+            return advice
+    return _GENERAL
+
+
+def _describe(block: FailedBlock) -> list[str]:
+    status = block.status
+    job = f"job {block.job_id}" if block.job_id else "no job"
+    code = "" if status.exit_code is None else f", exit code {status.exit_code}"
+    lines = [f"block {block.id}: {job}, {status.state.value}{code}"]
+    if status.message:
+        lines[0] += f": {status.message}"
+    for name, path, tail in (
+        ("stderr", status.stderr, block.tail.stderr),
+        ("stdout", status.stdout, block.tail.stdout),
+    ):
+        if path:
+            lines.append(f"  {name} ({path}):" + ("" if tail else " empty"))
+            lines.extend(f"    {line}" for line in tail.splitlines())
+    return lines

@@ -1,0 +1,646 @@
+"""The executor that users construct."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import shlex
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from throughway import errors
+from throughway.blocks.controller import ErrorHandler
+from throughway.blocks.state import BlockView
+from throughway.executors import mapping, parameters
+from throughway.executors.futures import TaskFuture
+from throughway.executors.options import DEFAULT, ResourceSpecification
+from throughway.executors.reports import StatusReport, TaskExplanation, status_report, task_explanation
+from throughway.executors.run import Run
+from throughway.interchange.selectors import ManagerSelector, RandomSelector, selector_config
+from throughway.manager.accelerators import accelerator_names
+from throughway.manager.affinity import validate_affinity
+from throughway.manager.sizing import validate_sizing
+from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, WorkerConfig
+from throughway.protocol.messages import Answer, Task
+from throughway.protocol.version import python_version
+from throughway.protocol.views import Explanation, ManagerView, StatusView
+from throughway.providers.interface import Provider
+from throughway.providers.local import LocalProvider
+from throughway.serialize.functions import FunctionTable
+from throughway.serialize.payloads import pack_call
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+COMMAND_SECONDS = 30.0
+"""How long the interchange may take to answer a question."""
+
+_live: weakref.WeakSet[HighThroughputExecutor] = weakref.WeakSet()
+
+
+class HighThroughputExecutor(Executor):
+    """Runs functions on the nodes that a provider gives: a `concurrent.futures.Executor` for clusters.
+
+    It starts at its first use, or by `start`. All methods may be called from any thread.
+
+    Args:
+        label: name in logs and process titles.
+        provider: where nodes come from; None for `LocalProvider()`: this machine.
+        launch_cmd: shell command that starts a manager, with ``{config}`` for the path of its document, and
+            ``{python}`` and ``{block}`` where wanted; None for ``{python} -P -m throughway.manager {config}``.
+        address: address at which managers on other machines reach this one. None: all addresses of this machine are
+            tried where the provider's nodes are other machines, and nothing listens at all where they are not.
+        worker_port: port for managers of other machines; None for a free one in ``worker_port_range``.
+        worker_port_range: lowest and highest port to choose from.
+        worker_debug: interchange, managers and workers log in detail.
+        cores_per_worker: cores for each worker; a node with 8 cores and 2.0 has 4 workers; below 1 shares cores.
+        mem_per_worker: memory for each worker in GB (2^30 bytes), which limits how many there are; None for no limit.
+        max_workers_per_node: workers on a node, at most; None for no limit.
+        cpu_affinity: how workers are pinned to cores: ``none``, ``block``, ``block-reverse``, ``alternating``, or
+            ``list:0,1:2,3`` with the cores of each worker.
+        available_accelerators: number or names of the accelerators on a node. Each worker gets one to itself, by
+            ``CUDA_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES`` and ``ZE_AFFINITY_MASK``.
+        prefetch_capacity: tasks that a manager holds beyond one for each worker; None adapts to how long tasks take.
+        heartbeat_period: seconds of silence after which interchange and managers send each other a heartbeat.
+        heartbeat_threshold: seconds of silence after which a manager is lost, and a manager gives up.
+        drain_period: seconds after which a manager takes nothing new, finishes and ends; None for never.
+        address_probe_timeout: seconds for a manager to find an address that answers.
+        worker_logdir_root: folder for the logs of managers and workers; None for the run folder. Managers must be
+            able to write it.
+        manager_selector: which manager gets the next task: `RandomSelector`, `LeastLoadedSelector`,
+            `BlockPackingSelector`, or one's own subclass of `ManagerSelector`.
+        block_error_handler: True to give up when blocks fail again and again, False never to, or a callable
+            ``(executor_view, {block: JobStatus})`` that decides.
+        encrypted: encrypt and authenticate (CurveZMQ) the wire to managers on other machines.
+        working_dir: working directory of workers; None for the current one.
+        run_dir: folder in which the run's folder is made; None for the user's state folder.
+        initializer: callable that each worker runs first; if it raises, every future fails.
+        initargs: its arguments.
+        max_tasks_per_child: tasks after which a worker is replaced; None for never.
+        max_outstanding: tasks without an outcome, at most: `submit` blocks while there are as many.
+        max_payload_bytes: bytes of one task's arguments or result, at most; None for no limit.
+
+    Raises:
+        ConfigurationError: a parameter cannot work; the message says what can.
+    """
+
+    def __init__(
+        self,
+        label: str = "HighThroughputExecutor",
+        provider: Provider | None = None,
+        *,
+        launch_cmd: str | None = None,
+        address: str | None = None,
+        worker_port: int | None = None,
+        worker_port_range: tuple[int, int] = (54000, 55000),
+        worker_debug: bool = False,
+        cores_per_worker: float = 1.0,
+        mem_per_worker: float | None = None,
+        max_workers_per_node: int | None = None,
+        cpu_affinity: str = "none",
+        available_accelerators: int | Sequence[str] = (),
+        prefetch_capacity: int | None = None,
+        heartbeat_period: float = 30.0,
+        heartbeat_threshold: float = 120.0,
+        drain_period: float | None = None,
+        address_probe_timeout: float = 30.0,
+        worker_logdir_root: str | os.PathLike[str] | None = None,
+        manager_selector: ManagerSelector | type[ManagerSelector] | None = None,
+        block_error_handler: bool | ErrorHandler = True,
+        encrypted: bool = True,
+        working_dir: str | os.PathLike[str] | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        max_tasks_per_child: int | None = None,
+        max_outstanding: int = 1_000_000,
+        max_payload_bytes: int | None = None,
+    ) -> None:
+        self.label = parameters.label(label)
+        self.provider: Provider = LocalProvider() if provider is None else provider
+        if not callable(getattr(self.provider, "submit", None)):
+            raise parameters.reject("provider", provider, "give a provider, such as throughway.providers.LocalProvider()")
+        self.launch_cmd = parameters.launch_command(launch_cmd)
+        self.address = parameters.text("address", address)
+        self.worker_port = parameters.port("worker_port", worker_port)
+        self.worker_port_range = parameters.port_range("worker_port_range", worker_port_range)
+        self.worker_debug = parameters.flag("worker_debug", worker_debug)
+        validate_sizing(
+            cores_per_worker=cores_per_worker,
+            mem_per_worker=mem_per_worker,
+            max_workers_per_node=max_workers_per_node,
+        )
+        self.cores_per_worker = float(cores_per_worker)
+        self.mem_per_worker = mem_per_worker
+        self.max_workers_per_node = max_workers_per_node
+        validate_affinity(cpu_affinity)
+        self.cpu_affinity = cpu_affinity
+        self.available_accelerators = accelerator_names(available_accelerators)
+        self.prefetch_capacity = parameters.positive("prefetch_capacity", prefetch_capacity, optional=True, zero=True)
+        self.heartbeat_period, self.heartbeat_threshold = parameters.heartbeats(heartbeat_period, heartbeat_threshold)
+        self.drain_period = parameters.seconds("drain_period", drain_period, optional=True)
+        self.address_probe_timeout = parameters.seconds("address_probe_timeout", address_probe_timeout) or 0.0
+        self.worker_logdir_root = None if worker_logdir_root is None else os.fspath(worker_logdir_root)
+        self._selector = selector_config(RandomSelector() if manager_selector is None else manager_selector)
+        self.block_error_handler = block_error_handler
+        self.encrypted = parameters.flag("encrypted", encrypted)
+        self.working_dir = None if working_dir is None else os.path.abspath(os.fspath(working_dir))
+        self.run_dir = run_dir
+        parameters.initializer(initializer, initargs)
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self.max_tasks_per_child = parameters.positive("max_tasks_per_child", max_tasks_per_child, optional=True)
+        self.max_outstanding = parameters.positive("max_outstanding", max_outstanding) or 0
+        self.max_payload_bytes = parameters.positive("max_payload_bytes", max_payload_bytes, optional=True)
+
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._functions = FunctionTable(max_bytes=self.max_payload_bytes)
+        self._lookup = self._functions.lookup
+        self._run: Run | None = None
+        self._ready = False
+        """whether tasks may be submitted right now: started, and neither shut down nor broken"""
+        self._shut_down = False
+        self._room = threading.Condition()
+        _live.add(self)
+
+    # ----------------------------------------------------------------------------------------------------- starting
+
+    def start(self) -> None:
+        """Start now rather than at the first use: the interchange and the first blocks. May be called again.
+
+        Raises:
+            ThroughwayError: it cannot be started; the message says why.
+            RuntimeError: it was shut down.
+        """
+        with self._lock:
+            if self._shut_down:
+                raise RuntimeError("cannot start an executor after its shutdown")
+            if self._run is not None:
+                return
+            self._run = Run(
+                self.label,
+                self.provider,
+                run_dir=self.run_dir,
+                forgotten=self._functions.forgotten,
+                interchange=self._interchange_config,
+                manager=self._manager_config,
+                command=self._manager_command,
+                block_error_handler=self.block_error_handler,
+                address=self.address,
+                encrypted=self.encrypted,
+                on_batch=_forwarded(self, "_on_batch"),
+                on_broken=_forwarded(self, "_on_broken"),
+            )
+            self._futures = self._run.reactor.futures
+            self._outbox = self._run.reactor.outbox
+            self._submitted = self._run.shell.submitted
+            self._ready = True
+
+    def _interchange_config(self, run: Run) -> InterchangeConfig:
+        return InterchangeConfig(
+            run=str(run.id),
+            label=self.label,
+            folder=str(run.folder.path),
+            python=python_version(),
+            executor_descriptor=run.shell.executor_descriptor,
+            port=self.worker_port,
+            port_range=self.worker_port_range,
+            heartbeat_period=self.heartbeat_period,
+            heartbeat_threshold=self.heartbeat_threshold,
+            selector=self._selector,
+            sys_path=[entry or os.getcwd() for entry in sys.path],
+            debug=self.worker_debug,
+        )
+
+    def _manager_config(self, run: Run, block: str) -> ManagerConfig:
+        root = Path(self.worker_logdir_root) if self.worker_logdir_root is not None else run.folder.path
+        return ManagerConfig(
+            run=str(run.id),
+            block=block,
+            folder=str(root / f"block-{block}"),
+            address_probe_timeout=self.address_probe_timeout,
+            cores_per_worker=self.cores_per_worker,
+            mem_per_worker=self.mem_per_worker,
+            max_workers_per_node=self.max_workers_per_node,
+            cpu_affinity=self.cpu_affinity,
+            available_accelerators=self.available_accelerators,
+            prefetch_capacity=self.prefetch_capacity,
+            heartbeat_period=self.heartbeat_period,
+            heartbeat_threshold=self.heartbeat_threshold,
+            drain_period=self.drain_period,
+            worker=self._worker_config(),
+            debug=self.worker_debug,
+        )
+
+    def _worker_config(self) -> WorkerConfig:
+        function = b""
+        call = b""
+        if self._initializer is not None:
+            function = self._functions.lookup(self._initializer).function.payload
+            call, frames = pack_call(self._initargs, {}, name="the initializer")
+            if frames:
+                raise parameters.reject("initargs", "...", "they are too large: have the initializer read them from a file")
+        return WorkerConfig(
+            working_directory=self.working_dir or os.getcwd(),
+            sys_path=[os.path.abspath(entry) for entry in sys.path],
+            initializer=function,
+            initializer_call=call,
+            max_tasks_per_child=self.max_tasks_per_child,
+            max_payload_bytes=self.max_payload_bytes,
+            debug=self.worker_debug,
+        )
+
+    def _manager_command(self, config: Path, block: str) -> list[str]:
+        fields = {"python": shlex.quote(sys.executable), "config": shlex.quote(str(config)), "block": block}
+        command = self.launch_cmd.format(**fields)
+        if self.launch_cmd == parameters.LAUNCH_COMMAND:
+            return shlex.split(command)
+        return ["/bin/sh", "-c", command]
+
+    # --------------------------------------------------------------------------------------------------- submitting
+
+    def submit(
+        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> TaskFuture[Result]:
+        """Run ``fn(*args, **kwargs)`` on a worker; see `concurrent.futures.Executor.submit`.
+
+        Large arrays among the arguments are sent from where they are: do not change them before the future runs.
+        Arguments that cannot be pickled fail the future, not the call.
+
+        Raises:
+            RuntimeError: the executor was shut down.
+            BrokenExecutor: the executor failed; the message says why.
+        """
+        return self._submit(fn, args, kwargs, DEFAULT)
+
+    def _submit(
+        self,
+        fn: Callable[..., Result],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        specification: ResourceSpecification,
+    ) -> TaskFuture[Result]:
+        if not self._ready:
+            self._start_or_refuse()
+        if len(self._futures) >= self.max_outstanding:
+            self._wait_for_room()
+        try:
+            entry = self._lookup(fn)
+            function = entry.function
+            payload, frames = pack_call(args, kwargs, name=function.name, max_bytes=self.max_payload_bytes)
+        except errors.SerializationError as error:
+            return self._failed(error)
+        priority, walltime, retries = specification
+        task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
+        future: TaskFuture[Result] = TaskFuture(self, task, entry, frames, retries)
+        self._futures[task.id] = future
+        self._outbox.append(task)
+        self._submitted()
+        return future
+
+    def _failed(self, error: BaseException) -> TaskFuture[Any]:
+        future: TaskFuture[Any] = TaskFuture(self, Task(next(self._ids), 0, b""), None, (), 0)
+        future._set_error(error)
+        return future
+
+    def _start_or_refuse(self) -> None:
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self.start()
+        assert self._run is not None
+        broken = self._run.reactor.broken
+        if broken is not None:
+            raise broken
+
+    def _wait_for_room(self) -> None:
+        assert self._run is not None
+        if self._run.shell.in_thread:
+            # A callback must not wait for what only its own thread can bring.
+            return
+        self._run.shell.wake()
+        with self._room:
+            self._room.wait_for(lambda: len(self._futures) < self.max_outstanding or not self._ready)
+        if not self._ready:
+            self._start_or_refuse()
+
+    def map(
+        self,
+        fn: Callable[..., Result],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Result]:
+        """Like the builtin `map`, with calls running on workers; see `concurrent.futures.Executor.map`.
+
+        Args:
+            timeout: seconds from this call after which `next` raises `TimeoutError`; None for no limit.
+            chunksize: calls in one task. Tiny tasks are sent together anyway: it is seldom worth setting.
+            buffersize: tasks submitted ahead of the result that is yielded next, at most; None submits all at once.
+        """
+        mapping.check(timeout, chunksize, buffersize)
+        return mapping.run(self._submit_plain, fn, iterables, timeout, chunksize, buffersize)
+
+    def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+        return self._submit(fn, args, {}, DEFAULT)
+
+    def options(self, **options: Any) -> ExecutorView:
+        """A view on this executor whose tasks have a resource specification.
+
+        Args:
+            priority: lower is sooner, FIFO within; an int, 0 by default.
+            walltime: seconds that a task may run before it is killed; None for no limit.
+            retries: how often a task that was lost with its worker or manager is run again. One whose function
+                raised is not.
+
+        Raises:
+            InvalidResourceSpecification: an option is unknown or cannot work; the message says what is accepted.
+        """
+        return ExecutorView(self, DEFAULT.changed(options))
+
+    # --------------------------------------------------------------------------------------------------- cancelling
+
+    def _cancel(self, future: TaskFuture[Any]) -> bool:
+        run = self._run
+        assert run is not None
+        verdict: list[bool] = []
+        told = threading.Event()
+
+        def tell(cancelled: bool) -> None:
+            verdict.append(cancelled)
+            told.set()
+
+        run.shell.request(lambda reactor: reactor.cancel([future.task_id], tell))
+        if run.shell.in_thread:
+            run.shell.wait_in_thread(told.is_set, self.heartbeat_threshold)
+        else:
+            told.wait(self.heartbeat_threshold)
+        return bool(verdict) and verdict[0]
+
+    def _cancel_many(self, tasks: list[int]) -> None:
+        run = self._run
+        if run is not None:
+            run.shell.request(lambda reactor: reactor.cancel(tasks, None))
+
+    def kill(self, future: Future[Any]) -> None:
+        """End a task now. One that runs is killed with its worker and its future gets `TaskKilled`; one that waits
+        is cancelled. Returns at once; the future tells the end.
+
+        Raises:
+            ValueError: the future is not one of this executor.
+        """
+        task = self._task_of(future)
+        run = self._run
+        if run is not None and not future.done():
+            run.shell.request(lambda reactor: reactor.cancel([task], None, kill=True))
+
+    def _task_of(self, future: Future[Any]) -> int:
+        if not isinstance(future, TaskFuture) or future._executor not in (self, None):
+            raise ValueError(f"{future!r} is not a future of executor {self.label!r}")
+        return future.task_id
+
+    # ----------------------------------------------------------------------------------------------------- questions
+
+    def _ask(self, topic: str, subject: str = "") -> bytes:
+        self.start()
+        run = self._run
+        assert run is not None
+        answers: list[Answer] = []
+        told = threading.Event()
+
+        def tell(answer: Answer) -> None:
+            answers.append(answer)
+            told.set()
+
+        run.shell.request(lambda reactor: reactor.ask(topic, subject, tell))
+        if run.shell.in_thread:
+            run.shell.wait_in_thread(told.is_set, COMMAND_SECONDS)
+        else:
+            told.wait(COMMAND_SECONDS)
+        if not answers:
+            raise errors.CommandTimeout(
+                f"the interchange of {self.label!r} (process {run.shell.interchange_pid}) did not answer {topic!r} within "
+                f"{COMMAND_SECONDS:g} s: it may be stopped or overloaded; its log is in {run.folder.path}"
+            )
+        if answers[0].error:
+            raise errors.ExecutorFailed(answers[0].error)
+        return answers[0].payload
+
+    def connected_managers(self) -> list[ManagerView]:
+        """The registered managers: id, host, block, workers, tasks, idle seconds, whether active or draining,
+        versions, seconds left, and where their logs are."""
+        return msgspec.msgpack.decode(self._ask("managers"), type=list[ManagerView])
+
+    @property
+    def connected_workers(self) -> int:
+        """How many workers the registered managers have."""
+        return sum(manager.worker_count for manager in self.connected_managers())
+
+    def connected_blocks(self) -> list[str]:
+        """The ids of the blocks that have registered managers."""
+        return sorted({manager.block for manager in self.connected_managers()}, key=lambda block: (len(block), block))
+
+    def managers_packages(self) -> dict[str, dict[str, str]]:
+        """For each manager's id, the installed packages and their versions."""
+        return msgspec.msgpack.decode(self._ask("packages"), type=dict[str, dict[str, str]])
+
+    def hold_manager(self, manager: str) -> None:
+        """Give this manager nothing new until `release_manager`; what it has goes on.
+
+        Raises:
+            ValueError: no manager has this id.
+        """
+        self._command("hold", manager)
+
+    def release_manager(self, manager: str) -> None:
+        """Give a held manager tasks again.
+
+        Raises:
+            ValueError: no manager has this id.
+        """
+        self._command("release", manager)
+
+    def drain_manager(self, manager: str) -> None:
+        """Let this manager finish what runs on it, and leave.
+
+        Raises:
+            ValueError: no manager has this id.
+        """
+        self._command("drain", manager)
+
+    def _command(self, topic: str, manager: str) -> None:
+        if not msgspec.msgpack.decode(self._ask(topic, manager), type=bool):
+            known = ", ".join(view.manager for view in self.connected_managers()) or "none"
+            raise ValueError(f"no manager {manager!r} is registered: there are {known}")
+
+    def blocks(self) -> list[BlockView]:
+        """The blocks, live and lately ended: job id, state, since when, nodes, managers, and what was said of them."""
+        return self._run.controller.blocks() if self._run is not None else []
+
+    @property
+    def outstanding(self) -> int:
+        """How many tasks have no outcome yet."""
+        return len(self._run.reactor.futures) if self._run is not None else 0
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Where this run keeps its logs; None before it was started."""
+        return self._run.folder.path if self._run is not None else None
+
+    def status_report(self) -> StatusReport:
+        """Cores, memory, managers, workers, tasks and core-hours at this moment."""
+        return status_report(msgspec.msgpack.decode(self._ask("status"), type=StatusView), self.outstanding)
+
+    def explain(self, future: Future[Any]) -> TaskExplanation:
+        """Where the task of this future is, since when, and what it waits for; ``str()`` of it is a sentence.
+
+        Raises:
+            ValueError: the future is not one of this executor.
+        """
+        task = self._task_of(future)
+        entry = getattr(future, "_entry", None)
+        run = self._run
+        if future.done() or entry is None or run is None:
+            return TaskExplanation(task, "?" if entry is None else entry.function.name, "done")
+        name = entry.function.name
+        explanation = msgspec.msgpack.decode(self._ask("explain", str(task)), type=Explanation)
+        if future.done():
+            return TaskExplanation(task, name, "done")
+        if explanation.state == "at the interchange" and not self.connected_workers:
+            said = [f"block {view.id} is {view.state.value}" + (f" ({view.message})" if view.message else "") for view in self.blocks()]
+            explanation.waits_for += "; " + ("; ".join(said) or "no block was started")
+        return task_explanation(name, explanation)
+
+    # ------------------------------------------------------------------------------------------------------- ending
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and end once those submitted have ended; see `concurrent.futures.Executor.shutdown`.
+
+        Args:
+            wait: return only when every future is done and every process of the run is gone.
+            cancel_futures: cancel what has not started.
+        """
+        self._end(wait, cancel_futures=cancel_futures, kill=False)
+
+    def _end(self, wait: bool, *, cancel_futures: bool, kill: bool) -> None:
+        with self._lock:
+            self._shut_down = True
+            self._ready = False
+            run = self._run
+        with self._room:
+            self._room.notify_all()
+        _live.discard(self)
+        if run is None:
+            return
+        if cancel_futures or kill:
+            run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=kill))
+        run.ending = True
+        run.shell.wake()
+        if wait and not run.shell.in_thread:
+            run.shell.join()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: object) -> bool | None:
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        # Whoever presses Ctrl-C wants an end, not the rest of the work.
+        self._end(True, cancel_futures=interrupted, kill=interrupted)
+        return None
+
+    def __del__(self) -> None:
+        if getattr(self, "_run", None) is not None and not self._shut_down:
+            self._end(False, cancel_futures=False, kill=False)
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._shut_down else "new" if self._run is None else "running"
+        return f"<HighThroughputExecutor {self.label!r}: {state}, {self.outstanding} tasks outstanding>"
+
+    # ------------------------------------------------------------------------------------- called in the run's thread
+
+    def _on_batch(self) -> None:
+        if len(self._futures) < self.max_outstanding:
+            with self._room:
+                self._room.notify_all()
+
+    def _on_broken(self) -> None:
+        self._ready = False
+        with self._room:
+            self._room.notify_all()
+
+
+def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[[], None]:
+    """A method of an executor, without keeping the executor alive."""
+    reference = weakref.ref(executor)
+
+    def call() -> None:
+        target = reference()
+        if target is not None:
+            getattr(target, method)()
+
+    return call
+
+
+class ExecutorView(Executor):
+    """An executor whose tasks have a resource specification; made by `HighThroughputExecutor.options`."""
+
+    def __init__(self, executor: HighThroughputExecutor, specification: ResourceSpecification) -> None:
+        self._executor = executor
+        self.specification = specification
+
+    def submit(
+        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> TaskFuture[Result]:
+        """As `HighThroughputExecutor.submit`, with this view's specification."""
+        return self._executor._submit(fn, args, kwargs, self.specification)
+
+    def map(
+        self,
+        fn: Callable[..., Result],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Result]:
+        """As `HighThroughputExecutor.map`, with this view's specification."""
+        mapping.check(timeout, chunksize, buffersize)
+        return mapping.run(self._submit_plain, fn, iterables, timeout, chunksize, buffersize)
+
+    def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+        return self._executor._submit(fn, args, {}, self.specification)
+
+    def options(self, **options: Any) -> ExecutorView:
+        """A view with further options; see `HighThroughputExecutor.options`."""
+        return ExecutorView(self._executor, self.specification.changed(options))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the executor itself down, and so all of its views."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<view of {self._executor!r} with {self.specification}>"
+
+
+def _end_all() -> None:
+    """At the interpreter's end: wait for what was submitted, as the standard library does; not after Ctrl-C."""
+    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
+    for executor in list(_live):
+        executor._end(True, cancel_futures=interrupted, kill=interrupted)
+
+
+def _after_fork() -> None:
+    """In a forked child: the parent's executors are not the child's."""
+    for executor in list(_live):
+        executor._ready = False
+        executor._shut_down = True
+    _live.clear()
+
+
+atexit.register(_end_all)
+os.register_at_fork(after_in_child=_after_fork)

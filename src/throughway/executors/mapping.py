@@ -1,0 +1,91 @@
+"""`map` over an executor: results in order, as they become available."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from throughway.executors.futures import FINISHED, TaskFuture
+from throughway.worker.chunks import Chunk
+
+Result = TypeVar("Result")
+Submit = Callable[[Callable[..., Any], tuple[Any, ...]], TaskFuture[Any]]
+
+
+def check(timeout: float | None, chunksize: int, buffersize: int | None) -> None:
+    """Refuse what cannot work, as the standard library does.
+
+    Raises:
+        TypeError, ValueError: a parameter is ill-typed or out of range.
+    """
+    if timeout is not None and not isinstance(timeout, int | float):
+        raise TypeError(f"timeout={timeout!r} must be a number of seconds or None")
+    if isinstance(chunksize, bool) or not isinstance(chunksize, int):
+        raise TypeError(f"chunksize={chunksize!r} must be an int")
+    if chunksize < 1:
+        raise ValueError(f"chunksize={chunksize!r} must be at least 1")
+    if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
+        raise TypeError(f"buffersize={buffersize!r} must be an int or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError(f"buffersize={buffersize!r} must be at least 1, or None")
+
+
+def run(
+    submit: Submit,
+    function: Callable[..., Result],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[Result]:
+    """Submit at once all calls, or with ``buffersize`` as many chunks; the iterator yields results in order.
+
+    Args:
+        timeout: seconds from now within which each `next` must have its result.
+        chunksize: calls in one task.
+        buffersize: tasks whose results have not been yielded yet, at most.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    calls = zip(*iterables, strict=False)
+    if chunksize == 1:
+        arguments: Iterator[tuple[Any, ...]] = calls
+        target: Callable[..., Any] = function
+    else:
+        arguments = ((chunk,) for chunk in iter(lambda: list(itertools.islice(calls, chunksize)), []))
+        target = Chunk(function)
+    first = arguments if buffersize is None else itertools.islice(arguments, buffersize)
+    futures = deque(submit(target, call) for call in first)
+    results = _results(futures, submit, target, arguments, buffersize, deadline)
+    return results if chunksize == 1 else itertools.chain.from_iterable(results)
+
+
+def _results(
+    futures: deque[TaskFuture[Any]],
+    submit: Submit,
+    target: Callable[..., Any],
+    arguments: Iterator[tuple[Any, ...]],
+    buffersize: int | None,
+    deadline: float | None,
+) -> Iterator[Any]:
+    try:
+        while futures:
+            if buffersize is not None and (call := next(arguments, None)) is not None:
+                futures.append(submit(target, call))
+            # The future is let go before its result is yielded: the result is then the user's alone.
+            future = futures.popleft()
+            if future._state != FINISHED:
+                try:
+                    future.result(None if deadline is None else deadline - time.monotonic())
+                except BaseException:
+                    futures.appendleft(future)
+                    raise
+            value = future.result()
+            del future
+            yield value
+            del value
+    finally:
+        for future in futures:
+            future._cancel_soon()

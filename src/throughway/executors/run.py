@@ -1,0 +1,155 @@
+"""One life of an executor, from `start` to its end: the folders, the interchange, the thread and the blocks."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from throughway.blocks.controller import BlockController, ErrorHandler
+from throughway.errors import ExecutorFailed
+from throughway.executors.reactor import ExecutorReactor
+from throughway.executors.run_folder import RunFolder
+from throughway.executors.shell import ExecutorShell
+from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, write_configuration
+from throughway.protocol.identifiers import new_run_id
+from throughway.providers.interface import Provider
+from throughway.transport.unix import listening_socket
+
+logger = logging.getLogger("throughway.executor")
+
+LISTEN_SECONDS = 60.0
+"""How long an interchange may take until it listens for managers of other machines."""
+
+STOP_SECONDS = 5.0
+"""How long managers may take to end, after the interchange told them to, before their jobs are killed."""
+
+
+class Run:
+    """Starts everything, and ends it when told, when nothing is left to do after `ending`, or when it breaks.
+
+    Args:
+        interchange: makes the interchange's document; wires, keys and addresses are added here.
+        manager: makes the document of a block's managers; the same is added.
+        command: makes the command that starts a manager with a document for a block.
+        on_batch: called in the run's thread after each batch of outcomes.
+        on_broken: called in the run's thread once nothing can run any more.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        provider: Provider,
+        *,
+        run_dir: object,
+        forgotten: Callable[[], list[int]],
+        interchange: Callable[[Run], InterchangeConfig],
+        manager: Callable[[Run, str], ManagerConfig],
+        command: Callable[[Path, str], list[str]],
+        block_error_handler: bool | ErrorHandler,
+        address: str | None,
+        encrypted: bool,
+        on_batch: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        self.id = new_run_id()
+        self.ending = False
+        self._provider = provider
+        self._manager = manager
+        self._command = command
+        self._on_batch = on_batch
+        self._on_broken = on_broken
+        self._broken = False
+        self._networked = address is not None or not provider.local
+        self._addresses = _addresses(address) if self._networked else []
+        self._certificates: str | None = None
+        self.folder = RunFolder(self.id, label, run_dir)  # type: ignore[arg-type]
+        self.reactor = ExecutorReactor(forgotten)
+        self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end)
+        listener: socket.socket | None = None
+        try:
+            self.controller = BlockController(
+                provider,
+                run=str(self.id),
+                folder=str(self.folder.path),
+                command_for=self._command_for,
+                on_failure=self._on_failure,
+                label=label,
+                block_error_handler=block_error_handler,
+            )
+            self.reactor.observer = self.controller
+            listener = listening_socket(self.folder.socket)
+            config = interchange(self)
+            config.local_descriptor = listener.fileno()
+            if self._networked:
+                config.address = address or "*"
+                if encrypted:
+                    config.certificates = self._certificates = self._make_certificates()
+            path = self.folder.path / "interchange.json"
+            write_configuration(config, path)
+            # Whatever the managers' document refuses must be refused here, not in the controller's thread.
+            manager(self, "0")
+            self.shell.start(path, listener, self.folder.path / "interchange.out")
+        except BaseException:
+            self.shell.abandon()
+            self.folder.end()
+            raise
+        finally:
+            if listener is not None:
+                listener.close()
+        self.controller.start()
+
+    def _make_certificates(self) -> str:
+        # Imported here: it loads ZeroMQ, which one machine alone does not need.
+        from throughway.transport.curve import create_certificates
+
+        folder = self.folder.path / "certificates"
+        create_certificates(folder)
+        return str(folder)
+
+    def _command_for(self, block: str) -> Sequence[str]:
+        config = self._manager(self, block)
+        if self._networked:
+            if not self.shell.listening.wait(LISTEN_SECONDS) or self.shell.port is None:
+                raise ExecutorFailed(f"the interchange does not listen; its log is in {self.folder.path}")
+            config.addresses = self._addresses
+            config.port = self.shell.port
+            config.certificates = self._certificates
+        else:
+            config.socket = self.folder.socket
+        path = self.folder.path / f"block-{block}.json"
+        write_configuration(config, path)
+        return self._command(path, block)
+
+    def _on_failure(self, error: ExecutorFailed) -> None:
+        self.shell.request(lambda reactor: reactor.fail(error))
+
+    # ---------------------------------------------------------------------------------------------------- in the thread
+
+    def _after_batch(self) -> None:
+        self._on_batch()
+        broken = self.reactor.broken is not None
+        if broken and not self._broken:
+            self._broken = True
+            self._on_broken()
+        if broken or (self.ending and not self.reactor.futures):
+            self.controller.begin_stop(STOP_SECONDS)
+            self.shell.end()
+
+    def _end(self) -> None:
+        if not self._broken and self.reactor.broken is not None:
+            self._broken = True
+            self._on_broken()
+        left = self.controller.stop(STOP_SECONDS)
+        for block in left:
+            logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)
+        self.folder.end()
+
+
+def _addresses(address: str | None) -> list[str]:
+    if address is not None:
+        return [address]
+    from throughway.manager.addresses import local_addresses
+
+    return local_addresses()

@@ -1,0 +1,153 @@
+"""Where a run keeps its logs and sockets.
+
+The run folder holds readable logs and configuration, and stays; the last `KEPT_RUNS` runs are kept. The runtime folder
+holds the Unix socket, must have a short path, and goes with the run. ``run.json`` in the run folder says which process
+owns the run, so that `throughway status` finds it and leftovers of dead runs are told from live ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from throughway.errors import ConfigurationError
+from throughway.protocol.identifiers import RunId
+from throughway.protocol.version import python_version
+
+KEPT_RUNS = 20
+"""Run folders of ended runs that are kept, the newest."""
+
+
+class RunRecord(msgspec.Struct):
+    """What ``run.json`` says; ``started`` is in seconds since the epoch."""
+
+    run: str
+    label: str
+    pid: int
+    process_started: float
+    started: float
+    socket: str
+    folder: str
+    python: str
+    ended: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that owns the run is there."""
+        return self.ended is None and process_started(self.pid) == self.process_started
+
+
+def process_started(pid: int) -> float | None:
+    """When a process started, in clock ticks since the machine did; None where it is gone (or a zombie)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == b"Z" else float(fields[19])
+
+
+def runs_folder(run_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the run folders: ``run_dir``, or the user's state folder."""
+    if run_dir is not None:
+        return Path(run_dir).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "throughway" / "runs"
+
+
+class RunFolder:
+    """The folders of one run."""
+
+    def __init__(self, run: RunId, label: str, run_dir: str | os.PathLike[str] | None) -> None:
+        parent = runs_folder(run_dir)
+        self.run = run
+        self.path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{run}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            prune(parent)
+            self.path.mkdir(mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"run_dir={os.fspath(parent)!r}: cannot make {self.path}: {error.strerror}: give a run_dir that is writable"
+            ) from error
+        self.runtime = _runtime_folder(run)
+        self.socket = str(self.runtime / "interchange.sock")
+        self._record = RunRecord(
+            run=str(run),
+            label=label,
+            pid=os.getpid(),
+            process_started=process_started(os.getpid()) or 0.0,
+            started=time.time(),
+            socket=self.socket,
+            folder=str(self.path),
+            python=python_version(),
+        )
+        self._write()
+
+    def _write(self) -> None:
+        temporary = self.path / "run.json.new"
+        temporary.write_bytes(msgspec.json.encode(self._record))
+        temporary.replace(self.path / "run.json")
+
+    def end(self) -> None:
+        """The run is over: its runtime folder goes."""
+        self._record.ended = time.time()
+        try:
+            self._write()
+        finally:
+            shutil.rmtree(self.runtime, ignore_errors=True)
+
+
+def _runtime_folder(run: RunId) -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.access(base, os.W_OK):
+        parent = Path(base) / "throughway"
+    else:
+        parent = Path(tempfile.gettempdir()) / f"throughway-{os.getuid()}"
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = parent.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ConfigurationError(
+            f"the runtime folder {parent} must belong to this user alone (mode 0700): remove it, or set XDG_RUNTIME_DIR"
+        )
+    path = parent / str(run)
+    path.mkdir(mode=0o700)
+    return path
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of a run folder, None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / "run.json").read_bytes(), type=RunRecord)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def list_runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunRecord]:
+    """All runs of a runs folder, the newest first."""
+    parent = runs_folder(run_dir)
+    try:
+        folders = sorted((entry for entry in parent.iterdir() if entry.is_dir()), reverse=True)
+    except OSError:
+        return []
+    return [record for record in map(read_record, folders) if record is not None]
+
+
+def prune(parent: Path) -> None:
+    """Remove what ended runs left: runtime folders at once, run folders beyond the newest `KEPT_RUNS`."""
+    ended = 0
+    for folder in sorted((entry for entry in parent.iterdir() if entry.is_dir()), reverse=True):
+        record = read_record(folder)
+        if record is None or record.alive:
+            continue
+        ended += 1
+        if record.ended is None:
+            shutil.rmtree(Path(record.socket).parent, ignore_errors=True)
+        if ended >= KEPT_RUNS:
+            shutil.rmtree(folder, ignore_errors=True)

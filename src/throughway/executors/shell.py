@@ -1,0 +1,348 @@
+"""The executor's thread and its interchange process: a wire and a clock around the reactor.
+
+Who submits sends, as long as nobody else does: a task goes out in the call that submits it, and further calls within
+`QUIET_SECONDS` only leave theirs in the outbox, for the next caller or the thread to send in one message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from throughway import errors
+from throughway.executors.actions import Action, Log, Notify, Tell
+from throughway.executors.reactor import ExecutorReactor
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.transport.interface import Arrival, Closed, Event
+from throughway.transport.unix import UnixWire
+
+logger = logging.getLogger("throughway.executor")
+
+QUIET_SECONDS = 0.0002
+"""How long after a message went out in a submitting call the next may."""
+
+MAX_BACKLOG_BYTES = 4 << 20
+"""With more than this waiting for the interchange to read, tasks stay in the outbox."""
+
+FAREWELL_SECONDS = 5.0
+"""How long the interchange may take to end."""
+
+Request = Callable[[ExecutorReactor], None]
+
+
+class ExecutorShell:
+    """Owns the executor's end of the wire to its interchange.
+
+    Args:
+        reactor: the state machine.
+        on_batch: called in the thread after each batch of messages.
+        on_end: called in the thread as its last act.
+    """
+
+    def __init__(
+        self,
+        reactor: ExecutorReactor,
+        *,
+        on_batch: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._on_batch = on_batch
+        self._on_end = on_end
+        self._requests: deque[Request] = deque()
+        self._sending = threading.Lock()
+        self._closing = threading.Lock()
+        self._last_sent = 0.0
+        self._signalled = False
+        self._ending = False
+        self._deferred: deque[Event] = deque()
+        self.port: int | None = None
+        self.listening = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        ours, self._theirs = socket.socketpair()
+        self._wire = UnixWire.over(ours, label="interchange")
+        self._wire.receive()
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
+        self._wire.register(self._selector)
+        self._thread = threading.Thread(target=self._run, name="throughway: executor", daemon=True)
+
+    # ----------------------------------------------------------------------------------------------- the interchange
+
+    @property
+    def executor_descriptor(self) -> int:
+        """The interchange's end of the wire."""
+        return self._theirs.fileno()
+
+    def start(self, config: Path, listener: socket.socket | None, output: Path) -> None:
+        """Start the interchange with its document, and the thread. ``listener`` is the socket for local managers."""
+        descriptors = [self._theirs.fileno()]
+        if listener is not None:
+            descriptors.append(listener.fileno())
+        with output.open("ab") as file:
+            self._process = subprocess.Popen(
+                daemon_command("throughway.interchange", config),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                pass_fds=descriptors,
+                start_new_session=True,
+                env=daemon_environment(),
+            )
+        self._theirs.close()
+        self._output = output
+        self._thread.start()
+
+    @property
+    def interchange_pid(self) -> int:
+        """The interchange's process id, 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
+
+    # --------------------------------------------------------------------------------------------- from other threads
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether the caller is the executor's thread, as callbacks of futures are."""
+        return threading.current_thread() is self._thread
+
+    def submitted(self) -> None:
+        """Tasks are in the outbox: send them now, or see to it that they are sent soon."""
+        now = time.monotonic()
+        if now - self._last_sent >= QUIET_SECONDS and self._sending.acquire(blocking=False):
+            try:
+                self._last_sent = now
+                self._send_outbox()
+            finally:
+                self._sending.release()
+            if not self._reactor.outbox:
+                return
+        if not self._signalled:
+            self.wake()
+
+    def request(self, request: Request) -> None:
+        """Have the thread call this with the reactor; after the end, it is called at once."""
+        self._requests.append(request)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the thread look at requests and outbox."""
+        self._signalled = True
+        with self._closing:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+                return
+        self._take_requests()
+
+    def end(self) -> None:
+        """Make the thread shut the interchange down and end."""
+        self._ending = True
+        self.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread; whether it is gone."""
+        if self._thread.ident is None or self.in_thread:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def wait_in_thread(self, done: Callable[[], bool], timeout: float) -> None:
+        """Serve the wire until ``done()``, inside a callback that the thread runs itself.
+
+        Only answers and verdicts are taken meanwhile; the rest stays in order for afterwards.
+        """
+        deadline = time.monotonic() + timeout
+        self._take_requests()
+        while not done() and (left := deadline - time.monotonic()) > 0:
+            self._send_all()
+            for event in self._wait(left):
+                if isinstance(event, Arrival):
+                    message = self._decode(event)
+                    if isinstance(message, m.Answer | m.Verdicts):
+                        self._reactor.interchange_said(message, ())
+                        continue
+                self._deferred.append(event)
+                if isinstance(event, Closed):
+                    return
+
+    # ---------------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._ending:
+                self._turn()
+        except Exception as error:
+            # Whatever it is, no future may wait for a thread that is gone.
+            logger.exception("the executor's thread failed")
+            self._reactor.fail(errors.ExecutorFailed(f"the executor's thread failed: {error!r}"))
+        finally:
+            self._finish()
+
+    def _turn(self) -> None:
+        self._take_requests()
+        self._send_all()
+        events = list(self._deferred)
+        self._deferred.clear()
+        events += self._wait(0.0 if events else None)
+        for index, event in enumerate(events):
+            self._on_event(event)
+            if self._deferred:
+                # A callback waited inside; what came meanwhile comes after what was there before.
+                self._deferred.extendleft(reversed(events[index + 1 :]))
+                break
+        if self._reactor.broken is not None and self._reactor.futures:
+            self._reactor.fail(self._reactor.broken)
+        self._on_batch()
+
+    def _wait(self, timeout: float | None) -> list[Event]:
+        if not (self._requests or self._reactor.outbox and self._sendable or self._wire.pending()):
+            for key, mask in self._selector.select(timeout):
+                if mask & selectors.EVENT_WRITE:
+                    with self._sending:
+                        key.data(mask)
+                else:
+                    key.data(mask)
+        return self._wire.receive()
+
+    def _on_wake(self, mask: int) -> None:
+        os.eventfd_read(self._wake)
+        self._signalled = False
+
+    def _take_requests(self) -> None:
+        while True:
+            try:
+                request = self._requests.popleft()
+            except IndexError:
+                return
+            request(self._reactor)
+
+    @property
+    def _sendable(self) -> bool:
+        return self._wire.backlog(0) <= MAX_BACKLOG_BYTES
+
+    def _send_all(self) -> None:
+        # The outbox goes first: what a request is about must be known there before it.
+        if self._reactor.outbox:
+            with self._sending:
+                self._send_outbox()
+        while actions := self._reactor.actions():
+            for action in actions:
+                self._perform(action)
+
+    def _send_outbox(self) -> None:
+        while self._sendable and (submission := self._reactor.submission()) is not None:
+            message, frames = submission
+            self._wire.send(0, [codec.encode(message), *frames])
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Tell(message=message, frames=frames):
+                with self._sending:
+                    if isinstance(message, m.Cancel):
+                        while (submission := self._reactor.submission()) is not None:
+                            self._wire.send(0, [codec.encode(submission[0]), *submission[1]])
+                    self._wire.send(0, [codec.encode(message), *frames])
+            case Notify(callback=callback, arguments=arguments):
+                callback(*arguments)
+            case Log(level=level, text=text):
+                logger.log(getattr(logging, level), "%s", text)
+
+    def _decode(self, event: Arrival) -> m.ToExecutor | None:
+        try:
+            return codec.decode_to_executor(event.frames[0])
+        except errors.ProtocolError as error:
+            logger.error("dropped a message of the interchange: %s", error)
+            return None
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Arrival(frames=frames):
+                message = self._decode(event)
+                if isinstance(message, m.Listening):
+                    self.port = message.port
+                    self.listening.set()
+                elif message is not None:
+                    self._reactor.interchange_said(message, frames[1:])
+            case Closed(reason=reason):
+                if not self._ending:
+                    self._reactor.fail(self._interchange_lost(reason))
+                    self._ending = True
+            case _:
+                pass
+
+    def _interchange_lost(self, reason: str) -> errors.InterchangeLost:
+        assert self._process is not None
+        try:
+            status: object = self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            status = "none yet"
+        try:
+            said = self._output.read_text("utf-8", "replace").strip()[-2000:]
+        except OSError as error:
+            said = f"({error})"
+        text = f"the interchange (process {self._process.pid}) is gone: {reason}, exit status {status}"
+        return errors.InterchangeLost(f"{text}; logs: {self._output.parent}" + (f"; it said:\n{said}" if said else ""))
+
+    def _finish(self) -> None:
+        try:
+            if self._process is not None:
+                self._wire.send(0, [codec.encode(m.Shutdown("the executor shut down"))])
+                self._await_end()
+        finally:
+            self.listening.set()
+            with self._sending:
+                self._wire.close()
+            self._selector.close()
+            self._reactor.close()
+            with self._closing:
+                os.close(self._wake)
+                self._wake = -1
+            self._take_requests()
+            self._on_end()
+
+    def _await_end(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        closed = False
+        while not closed and (left := deadline - time.monotonic()) > 0:
+            for key, mask in self._selector.select(left):
+                key.data(mask)
+            closed = any(isinstance(event, Closed) for event in self._wire.receive())
+        try:
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logger.warning("the interchange (process %d) did not end by itself and is killed", self._process.pid)
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """Give the descriptors back although the thread was never started."""
+        self._theirs.close()
+        self._wire.close()
+        self._selector.close()
+        os.close(self._wake)
+        self._wake = -1
+
+
+def daemon_command(module: str, config: Path) -> list[str]:
+    """How a daemon is started on this machine: without the working directory on its import path."""
+    return [sys.executable, "-P", "-m", module, str(config)]
+
+
+def daemon_environment() -> dict[str, str]:
+    """The environment of a daemon: it must find this very package, wherever it was imported from."""
+    environment = dict(os.environ)
+    parent = str(Path(__file__).resolve().parents[2])
+    if not parent.endswith(("site-packages", "dist-packages")):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, environment.get("PYTHONPATH", ""))))
+    return environment

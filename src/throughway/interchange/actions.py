@@ -1,0 +1,51 @@
+"""What the interchange's reactor asks its shell to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from throughway.protocol.messages import Message
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+EXECUTOR = -1
+"""The executor's peer number: it is there from the start, and there is only one."""
+
+
+class Send(NamedTuple):
+    """Send a message with its payload frames to a peer."""
+
+    peer: int
+    message: Message
+    frames: Sequence[Buffer] = ()
+
+
+class Forward(NamedTuple):
+    """Pass frames on as they came."""
+
+    peer: int
+    frames: Sequence[Buffer]
+
+
+class Disconnect(NamedTuple):
+    """Let a peer go, after what was sent to it before."""
+
+    peer: int
+    reason: str
+
+
+class Exit(NamedTuple):
+    """End this process once everything that was sent is out."""
+
+    reason: str
+
+
+class Log(NamedTuple):
+    """Write a line to the log; ``level`` is a name of the `logging` module."""
+
+    level: str
+    text: str
+
+
+Action: TypeAlias = Send | Forward | Disconnect | Exit | Log

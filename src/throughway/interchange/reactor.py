@@ -1,0 +1,439 @@
+"""The interchange's state machine: messages and moments in, actions out. No socket, clock, thread or file.
+
+A shell feeds it every message that arrived, then calls `turn` once, which balances what waits over the managers and
+returns the actions of the whole turn. A manager is first given one task for each idle worker; once nobody has idle
+workers, managers are filled up to their capacity.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from typing import assert_never
+
+from throughway.interchange import reports
+from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.selectors import ManagerSelector
+from throughway.interchange.state import InterchangeState, ManagerRecord
+from throughway.protocol import messages as m
+from throughway.protocol.version import PROTOCOL_VERSION, refusal
+
+ASSIGN_TASKS = 512
+"""Tasks in one `Assign`, at most: further ones follow in messages of their own, so that work starts sooner."""
+
+
+class InterchangeReactor:
+    """One executor, any number of managers.
+
+    Args:
+        state: where it keeps everything.
+        python: the executor's Python version.
+        heartbeat_period: seconds of silence after which a heartbeat is sent.
+        heartbeat_threshold: seconds of a manager's silence after which it is lost.
+    """
+
+    def __init__(
+        self,
+        state: InterchangeState,
+        *,
+        python: str,
+        heartbeat_period: float,
+        heartbeat_threshold: float,
+    ) -> None:
+        self.state = state
+        self._python = python
+        self._period = heartbeat_period
+        self._threshold = heartbeat_threshold
+        self._actions: list[Action] = []
+        self._deadlines: list[tuple[float, str]] = []
+        self._asks = reports.Asks()
+        self._exiting = False
+        self._limited = 0
+        """managers whose time is limited: while there are none, no task's walltime needs a look"""
+
+    # -------------------------------------------------------------------------------------------------- the executor
+
+    def executor_said(self, message: m.FromExecutor, frames: Sequence[Buffer], now: float) -> None:
+        """A message of the executor; ``frames`` are its payload frames, the header left out."""
+        match message:
+            case m.Submit():
+                self._submit(message, frames)
+            case m.Cancel():
+                self._cancel(message, now)
+            case m.Ask():
+                self._ask(EXECUTOR, message, now)
+            case m.Shutdown(reason=reason):
+                self._shut_down(reason or "the executor shut down")
+            case _:
+                assert_never(message)
+
+    def executor_left(self, reason: str, now: float) -> None:
+        """The executor's process is gone: nothing is left to do for anybody."""
+        self._shut_down(f"the executor is gone ({reason})")
+
+    def _submit(self, message: m.Submit, frames: Sequence[Buffer]) -> None:
+        state = self.state
+        for function in message.functions:
+            state.functions[function.id] = function
+        tasks = message.tasks
+        at = 0
+        if frames:
+            for task in tasks:
+                if task.frames:
+                    state.frames[task.id] = frames[at : at + task.frames]
+                    at += task.frames
+        if at != len(frames) or any(task.function not in state.functions for task in tasks):
+            state.malformed += 1
+            self._actions.append(Log("ERROR", "a submission whose frames or functions do not fit was dropped"))
+            for task in tasks:
+                state.frames.pop(task.id, None)
+            return
+        state.submitted += len(tasks)
+        state.queue.push(tasks)
+        for function_id in message.forget:
+            state.functions.pop(function_id, None)
+            for manager in state.managers.values():
+                if function_id in manager.functions:
+                    manager.functions.discard(function_id)
+                    manager.forget.append(function_id)
+
+    def _cancel(self, message: m.Cancel, now: float) -> None:
+        state = self.state
+        cancelled: list[int] = []
+        refused: list[int] = []
+        elsewhere: dict[str, list[int]] = {}
+        for task in message.tasks:
+            if state.queue.remove(task) is not None:
+                state.frames.pop(task, None)
+                cancelled.append(task)
+                continue
+            manager = state.owners.get(task)
+            if manager is None:
+                refused.append(task)
+            else:
+                elsewhere.setdefault(manager.id, []).append(task)
+        if cancelled or refused:
+            self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, refused)))
+        for name, tasks in elsewhere.items():
+            self._tell(state.managers[name], m.Cancel(tasks, message.kill), now)
+
+    # ---------------------------------------------------------------------------------------------------- questions
+
+    def _ask(self, peer: int, ask: m.Ask, now: float) -> None:
+        state = self.state
+        match ask.topic:
+            case "hold" | "release" | "drain" if peer == EXECUTOR:
+                manager = state.managers.get(ask.subject)
+                if manager is not None and ask.topic == "drain":
+                    self._drain(manager, "as the executor asked", now)
+                elif manager is not None:
+                    manager.held = ask.topic == "hold"
+                    self._offer(manager)
+                self._answer(peer, ask.request, reports.encode(manager is not None))
+            case "explain" if peer == EXECUTOR:
+                explanation, manager = reports.explain(state, ask.subject, now)
+                if manager is None:
+                    self._answer(peer, ask.request, reports.encode(explanation))
+                else:
+                    request = self._asks.one(peer, ask.request, manager.id, explanation)
+                    self._tell(manager, m.Ask(request, "explain", ask.subject), now)
+            case "packages" if peer == EXECUTOR:
+                names = list(state.managers)
+                if not names:
+                    self._answer(peer, ask.request, reports.encode({}))
+                for name, request in self._asks.gather(peer, ask.request, names):
+                    self._tell(state.managers[name], m.Ask(request, "packages"), now)
+            case _:
+                payload = reports.report(state, ask.topic, now)
+                if payload is None:
+                    error = f"this interchange knows no topic {ask.topic!r} for this peer"
+                    self._actions.append(Send(peer, m.Answer(ask.request, b"", error)))
+                else:
+                    self._answer(peer, ask.request, payload)
+
+    def _answer(self, peer: int, request: int, payload: bytes) -> None:
+        self._actions.append(Send(peer, m.Answer(request, payload)))
+
+    def observer_said(self, peer: int, ask: m.Ask, now: float) -> None:
+        """A question of a watcher: it may look, and change nothing."""
+        self._ask(peer, ask, now)
+
+    # ----------------------------------------------------------------------------------------------------- managers
+
+    def manager_said_hello(self, peer: int, hello: m.ManagerHello, now: float) -> None:
+        """A new peer introduces itself as a manager. It is welcomed or refused; the others go on either way."""
+        state = self.state
+        reason = refusal(hello.protocol, hello.python, expected_python=self._python, host=hello.host)
+        if reason is None and hello.id in state.managers:
+            reason = f"a manager with the id {hello.id} is registered already"
+        if reason is None and hello.workers < 0:
+            reason = f"{hello.workers} workers cannot be"
+        if reason is not None or self._exiting:
+            reason = reason or "the executor is shutting down"
+            state.refused_managers += 1
+            self._actions += [
+                Log("ERROR", f"refused: {reason}"),
+                Send(peer, m.Refused(reason)),
+                Send(EXECUTOR, m.ManagerRefused(hello.host, hello.block, reason)),
+                Disconnect(peer, reason),
+            ]
+            return
+        manager = ManagerRecord(
+            peer=peer,
+            hello=hello,
+            id=hello.id,
+            host=hello.host,
+            block=hello.block,
+            workers=hello.workers,
+            capacity=hello.capacity,
+            joined=now,
+            last_heard=now,
+            last_sent=now,
+            ends_at=math.inf if hello.ends_in is None else now + hello.ends_in,
+            idle_since=now,
+        )
+        state.managers[manager.id] = manager
+        state.peers[peer] = manager
+        self._limited += manager.ends_at != math.inf
+        self._tell(manager, m.Welcome(PROTOCOL_VERSION, self._period, self._threshold), now)
+        self._offer(manager)
+        self._watch(manager, now)
+        self._actions += [
+            Log("INFO", f"manager {manager.id} on {manager.host} joined: block {manager.block}, {manager.workers} workers"),
+            Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers)),
+        ]
+
+    def manager_said(
+        self, peer: int, message: m.FromManager, raw: Sequence[Buffer], now: float
+    ) -> None:
+        """A message of a registered manager; ``raw`` are all its frames, to be forwarded as they are."""
+        manager = self.state.peers.get(peer)
+        if manager is None:
+            self.state.malformed += 1
+            return
+        manager.last_heard = now
+        match message:
+            case m.Results():
+                self._results(manager, message, raw, now)
+            case m.Started():
+                for task, worker in zip(message.tasks, message.workers, strict=False):
+                    if task in manager.tasks:
+                        manager.running[task] = (worker, now)
+                self._actions.append(Forward(EXECUTOR, raw))
+            case m.Verdicts():
+                for task in message.cancelled:
+                    self._settle(manager, task)
+                self._after_change(manager, now)
+                self._actions.append(Forward(EXECUTOR, raw))
+            case m.Returned():
+                manager.capacity = message.capacity
+                back = [task for task in (self._disown(manager, task) for task in message.tasks) if task]
+                self.state.queue.push_back(back)
+                self._after_change(manager, now)
+            case m.Draining(reason=reason):
+                if not manager.draining:
+                    manager.draining = True
+                    self._offer(manager)
+                    self._actions.append(Log("INFO", f"manager {manager.id} drains: {reason}"))
+            case m.Leaving(reason=reason):
+                self._leave(manager, reason, lost=False, now=now)
+            case m.Broken():
+                self._actions.append(Forward(EXECUTOR, raw))
+            case m.Answer():
+                for reply in self._asks.answered(message):
+                    self._answer(*reply)
+            case m.Heartbeat():
+                pass
+            case _:
+                assert_never(message)
+
+    def peer_left(self, peer: int, reason: str, now: float) -> None:
+        """A peer's connection is gone."""
+        manager = self.state.peers.get(peer)
+        if manager is not None:
+            self._leave(manager, f"its connection ended: {reason}", lost=True, now=now)
+
+    def malformed(self, peer: int, reason: str) -> None:
+        """Something that is no message came from a peer: it is counted, logged and dropped."""
+        self.state.malformed += 1
+        self._actions.append(Log("WARNING", f"dropped a message of peer {peer}: {reason}"))
+
+    def _results(self, manager: ManagerRecord, message: m.Results, raw: Sequence[Buffer], now: float) -> None:
+        state = self.state
+        owners = state.owners
+        tasks = manager.tasks
+        for task in message.tasks:
+            if tasks.pop(task, None) is not None:
+                del owners[task]
+        if manager.running:
+            for task in message.tasks:
+                manager.running.pop(task, None)
+        if state.frames:
+            for task in message.tasks:
+                state.frames.pop(task, None)
+        manager.capacity = message.capacity
+        manager.done += len(message.tasks)
+        manager.busy += message.busy
+        state.completed += len(message.tasks)
+        state.busy += message.busy
+        self._after_change(manager, now)
+        self._actions.append(Forward(EXECUTOR, raw))
+
+    def _disown(self, manager: ManagerRecord, task: int) -> m.Task | None:
+        found = manager.tasks.pop(task, None)
+        if found is not None:
+            del self.state.owners[task]
+            manager.running.pop(task, None)
+        return found
+
+    def _settle(self, manager: ManagerRecord, task: int) -> None:
+        if self._disown(manager, task) is not None:
+            self.state.frames.pop(task, None)
+
+    def _after_change(self, manager: ManagerRecord, now: float) -> None:
+        if not manager.tasks:
+            manager.idle_since = now
+        self._offer(manager)
+
+    def _offer(self, manager: ManagerRecord) -> None:
+        """Put the manager where its room says that it belongs."""
+        state = self.state
+        load = len(manager.tasks)
+        if manager.held or manager.draining:
+            state.idle.withdraw(manager)
+            state.roomy.withdraw(manager)
+        elif load < manager.workers:
+            state.idle.offer(manager)
+            state.roomy.withdraw(manager)
+        elif load < manager.capacity:
+            state.idle.withdraw(manager)
+            state.roomy.offer(manager)
+        else:
+            state.idle.withdraw(manager)
+            state.roomy.withdraw(manager)
+
+    def _drain(self, manager: ManagerRecord, reason: str, now: float) -> None:
+        if not manager.draining:
+            manager.draining = True
+            self._offer(manager)
+            self._tell(manager, m.Drain(reason), now)
+
+    def _leave(self, manager: ManagerRecord, reason: str, *, lost: bool, now: float) -> None:
+        state = self.state
+        lost = lost or bool(manager.tasks)
+        manager.draining = True
+        self._offer(manager)
+        del state.managers[manager.id]
+        del state.peers[manager.peer]
+        self._limited -= manager.ends_at != math.inf
+        state.lost_managers += lost
+        tasks = list(manager.tasks)
+        for task in tasks:
+            self._settle(manager, task)
+        for reply in self._asks.manager_left(manager.id):
+            self._answer(*reply)
+        self._actions += [
+            Log("ERROR" if lost else "INFO", f"manager {manager.id} on {manager.host} left: {reason}"),
+            Send(EXECUTOR, m.ManagerLeft(manager.id, manager.host, manager.block, reason, lost)),
+            Disconnect(manager.peer, reason),
+        ]
+        if tasks:
+            self._actions.append(Send(EXECUTOR, m.Lost(manager.id, manager.host, reason, manager.hello.log, tasks)))
+
+    def _tell(self, manager: ManagerRecord, message: m.Message, now: float, frames: Sequence[Buffer] = ()) -> None:
+        manager.last_sent = now
+        self._actions.append(Send(manager.peer, message, frames))
+
+    # ---------------------------------------------------------------------------------------------------- each turn
+
+    def turn(self, now: float) -> list[Action]:
+        """Balance what waits over the managers with room; returns every action since the last turn, in order."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, name = heapq.heappop(self._deadlines)
+            manager = self.state.managers.get(name)
+            if manager is not None:
+                self._on_deadline(manager, now)
+        if self.state.queue.waiting and not self._exiting:
+            self._balance(self.state.idle, now, idle=True)
+            if self.state.queue.waiting:
+                self._balance(self.state.roomy, now, idle=False)
+        actions = self._actions
+        if actions:
+            self._actions = []
+        return actions
+
+    def next_deadline(self) -> float | None:
+        """When `turn` must be called even if nothing arrives."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _balance(self, selector: ManagerSelector, now: float, *, idle: bool) -> None:
+        queue = self.state.queue
+        unfit: list[ManagerRecord] = []
+        while queue.waiting and len(selector):
+            manager = self.state.managers[selector.pick().id]
+            room = (manager.workers if idle else manager.capacity) - len(manager.tasks)
+            share = -(-len(queue.waiting) // len(selector))
+            limit = math.inf
+            if self._limited:
+                manager.seconds_left = limit = manager.ends_at - now
+            tasks = queue.take(min(room, share, ASSIGN_TASKS), limit)
+            if tasks:
+                self._assign(manager, tasks, now)
+            else:
+                unfit.append(manager)
+                selector.withdraw(manager)
+        for manager in unfit:
+            self._offer(manager)
+
+    def _assign(self, manager: ManagerRecord, tasks: list[m.Task], now: float) -> None:
+        state = self.state
+        owners = state.owners
+        held = manager.tasks
+        known = manager.functions
+        functions: list[m.Function] = []
+        frames: list[Buffer] = []
+        for task in tasks:
+            held[task.id] = task
+            owners[task.id] = manager
+            if task.function not in known:
+                known.add(task.function)
+                functions.append(state.functions[task.function])
+            if task.frames:
+                frames += state.frames[task.id]
+        forget = manager.forget
+        if forget:
+            manager.forget = []
+            forget = [function for function in forget if function not in known]
+        self._offer(manager)
+        self._tell(manager, m.Assign(tasks, functions, forget), now, frames)
+
+    # ----------------------------------------------------------------------------------------------------- liveness
+
+    def _watch(self, manager: ManagerRecord, now: float) -> None:
+        next_moment = min(manager.last_heard + self._threshold, manager.last_sent + self._period)
+        if not manager.draining:
+            next_moment = min(next_moment, manager.ends_at)
+        heapq.heappush(self._deadlines, (max(next_moment, now + 0.001), manager.id))
+
+    def _on_deadline(self, manager: ManagerRecord, now: float) -> None:
+        silence = now - manager.last_heard
+        if silence >= self._threshold:
+            self._tell(manager, m.Shutdown("silent beyond the heartbeat threshold"), now)
+            reason = f"silent for {silence:.1f} s (heartbeat_threshold: {self._threshold:g} s)"
+            self._leave(manager, reason, lost=True, now=now)
+            return
+        if manager.ends_at <= now and not manager.draining:
+            self._drain(manager, "its time is over", now)
+        if now - manager.last_sent >= self._period:
+            self._tell(manager, m.Heartbeat(), now)
+        self._watch(manager, now)
+
+    def _shut_down(self, reason: str) -> None:
+        if self._exiting:
+            return
+        self._exiting = True
+        self._actions.append(Log("INFO", f"shutting down: {reason}"))
+        for manager in self.state.managers.values():
+            self._actions.append(Send(manager.peer, m.Shutdown(reason)))
+        self._actions.append(Exit(reason))

@@ -1,0 +1,242 @@
+"""The interchange's process: wires and a clock around the reactor."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from throughway.errors import ProtocolError
+from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.reactor import InterchangeReactor
+from throughway.interchange.selectors import make_selector
+from throughway.interchange.state import InterchangeState
+from throughway.logs import open_log
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.configuration import InterchangeConfig
+from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.transport.interface import Arrival, Closed, Event, Opened, Wire
+from throughway.transport.unix import UnixWire
+
+FAREWELL_SECONDS = 1.0
+"""How long the last messages may take to leave."""
+
+_WIRE_SHIFT = 48
+
+
+class InterchangeShell:
+    """Runs one interchange until its executor shuts it down or is gone."""
+
+    def __init__(self, config: InterchangeConfig, logger: logging.Logger) -> None:
+        self._config = config
+        self._log = logger
+        self._selector = selectors.DefaultSelector()
+        self._wires: list[Wire] = []
+        self._executor_wire = UnixWire.over(socket.socket(fileno=config.executor_descriptor), label="executor")
+        self._add(self._executor_wire)
+        if config.local_descriptor is not None:
+            limits = {"max_message_bytes": config.max_message_bytes}
+            self._add(UnixWire.listen(socket.socket(fileno=config.local_descriptor), **limits))
+        self.port: int | None = None
+        if config.address is not None:
+            self._listen(config)
+        self._observers: set[int] = set()
+        self._managers: set[int] = set()
+        self._exit: str | None = None
+        sys.path[:] = config.sys_path or sys.path
+        state = InterchangeState(
+            run=config.run,
+            label=config.label,
+            started=time.monotonic(),
+            idle=make_selector(config.selector),
+            roomy=make_selector(config.selector),
+        )
+        self._reactor = InterchangeReactor(
+            state,
+            python=config.python,
+            heartbeat_period=config.heartbeat_period,
+            heartbeat_threshold=config.heartbeat_threshold,
+        )
+
+    def _listen(self, config: InterchangeConfig) -> None:
+        # Imported here: on one machine nothing needs ZeroMQ, and loading it costs as much as all the rest.
+        from throughway.transport.zeromq import ZmqListener
+
+        assert config.address is not None
+        listener = ZmqListener(
+            config.address,
+            port=config.port,
+            port_range=config.port_range,
+            certificates=config.certificates,
+            max_message_bytes=config.max_message_bytes,
+        )
+        self.port = listener.port
+        self._add(listener)
+
+    def _add(self, wire: Wire) -> None:
+        wire.register(self._selector)
+        self._wires.append(wire)
+
+    # ------------------------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> str:
+        """Serve until the end; returns why it ended."""
+        # Messages are structs without cycles: the collector would only walk a million of them in vain.
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._selector.register(reader, selectors.EVENT_READ, lambda mask: reader.recv(64))
+        self._perform(Send(EXECUTOR, m.Listening(self.port)))
+        select = self._selector.select
+        monotonic = time.monotonic
+        try:
+            while self._exit is None:
+                for key, mask in select(self._timeout()):
+                    key.data(mask)
+                now = monotonic()
+                for index, wire in enumerate(self._wires):
+                    for event in wire.receive():
+                        self._on_event(index, event, now)
+                for action in self._reactor.turn(now):
+                    self._perform(action)
+            self._farewell()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for wire in self._wires:
+                wire.close()
+            self._selector.close()
+            reader.close()
+            writer.close()
+        return self._exit or ""
+
+    def _timeout(self) -> float | None:
+        if any(wire.pending() for wire in self._wires):
+            return 0.0
+        deadline = self._reactor.next_deadline()
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        self._reactor.executor_left("SIGTERM", time.monotonic())
+
+    def _farewell(self) -> None:
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while time.monotonic() < deadline and self._backlogged():
+            for key, mask in self._selector.select(0.05):
+                key.data(mask)
+            for wire in self._wires:
+                wire.receive()
+
+    def _backlogged(self) -> bool:
+        peers = [*self._managers, *self._observers]
+        return any(self._wires[peer >> _WIRE_SHIFT].backlog(peer & (1 << _WIRE_SHIFT) - 1) for peer in peers)
+
+    # --------------------------------------------------------------------------------------------------------- events
+
+    def _on_event(self, index: int, event: Event, now: float) -> None:
+        peer = index << _WIRE_SHIFT | event.peer
+        if index == 0:
+            self._on_executor(event, now)
+            return
+        match event:
+            case Arrival(frames=frames):
+                try:
+                    if peer in self._managers:
+                        self._reactor.manager_said(peer, codec.decode_from_manager(frames[0]), frames, now)
+                    elif peer in self._observers:
+                        message = codec.decode_from_executor(frames[0])
+                        if not isinstance(message, m.Ask):
+                            raise ProtocolError("an observer may only ask")
+                        self._reactor.observer_said(peer, message, now)
+                    else:
+                        self._on_hello(peer, frames[0], now)
+                except (ProtocolError, IndexError) as error:
+                    self._reactor.malformed(peer, str(error))
+            case Closed(reason=reason):
+                self._observers.discard(peer)
+                if peer in self._managers:
+                    self._managers.discard(peer)
+                    self._reactor.peer_left(peer, reason, now)
+                elif event.peer < 0:
+                    self._log.warning("%s", reason)
+            case Opened():
+                pass
+
+    def _on_executor(self, event: Event, now: float) -> None:
+        match event:
+            case Arrival(frames=frames):
+                try:
+                    message = codec.decode_from_executor(frames[0])
+                except ProtocolError as error:
+                    self._reactor.malformed(EXECUTOR, str(error))
+                else:
+                    self._reactor.executor_said(message, frames[1:], now)
+            case Closed(reason=reason):
+                self._reactor.executor_left(reason, now)
+            case Opened():
+                pass
+
+    def _on_hello(self, peer: int, header: bytes | bytearray | memoryview, now: float) -> None:
+        hello = codec.decode_hello(header)
+        if isinstance(hello, m.ManagerHello):
+            self._managers.add(peer)
+            self._reactor.manager_said_hello(peer, hello, now)
+        elif hello.protocol != PROTOCOL_VERSION:
+            reason = f"this run speaks protocol {PROTOCOL_VERSION}, the observer {hello.protocol}"
+            self._perform(Send(peer, m.Refused(reason)))
+            self._perform(Disconnect(peer, reason))
+        else:
+            self._observers.add(peer)
+
+    # -------------------------------------------------------------------------------------------------------- actions
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(peer=peer, message=message, frames=frames):
+                self._send(peer, [codec.encode(message), *frames])
+            case Forward(peer=peer, frames=frames):
+                self._send(peer, frames)
+            case Disconnect(peer=peer, reason=reason):
+                self._managers.discard(peer)
+                self._observers.discard(peer)
+                self._wires[peer >> _WIRE_SHIFT].disconnect(peer & (1 << _WIRE_SHIFT) - 1, reason)
+            case Exit(reason=reason):
+                self._exit = reason
+            case Log(level=level, text=text):
+                self._log.log(getattr(logging, level), "%s", text)
+
+    def _send(self, peer: int, frames: object) -> None:
+        if peer == EXECUTOR:
+            self._executor_wire.send(0, frames)  # type: ignore[arg-type]
+        else:
+            self._wires[peer >> _WIRE_SHIFT].send(peer & (1 << _WIRE_SHIFT) - 1, frames)  # type: ignore[arg-type]
+
+
+def serve(config: InterchangeConfig) -> int:
+    """Run an interchange as this process; returns the exit status."""
+    from setproctitle import setproctitle
+
+    setproctitle(f"throughway: interchange {config.label} {config.run}")
+    logger = open_log(Path(config.folder) / "interchange.log", "interchange", debug=config.debug)
+    logger.info("interchange of run %s starts: process %d", config.run, os.getpid())
+    try:
+        shell = InterchangeShell(config, logger)
+        if shell.port is not None:
+            logger.info("managers connect to %s port %d", config.address, shell.port)
+        reason = shell.run()
+    except Exception:
+        logger.exception("the interchange failed")
+        raise
+    logger.info("interchange ends: %s", reason)
+    return 0

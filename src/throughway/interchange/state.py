@@ -1,0 +1,154 @@
+"""What the interchange knows: the queue, the managers, and which manager has which task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from throughway.interchange.actions import Buffer
+from throughway.interchange.selectors import ManagerSelector
+from throughway.protocol.messages import Function, ManagerHello, Task
+from throughway.protocol.views import ManagerView, StatusView
+from throughway.scheduling.task_queue import TaskQueue
+
+
+@dataclass(slots=True, eq=False)
+class ManagerRecord:
+    """One registered manager. Times are seconds of the reactor's clock."""
+
+    peer: int
+    hello: ManagerHello
+    id: str
+    host: str
+    block: str
+    workers: int
+    capacity: int
+    joined: float
+    last_heard: float
+    last_sent: float
+    ends_at: float
+    idle_since: float
+    tasks: dict[int, Task] = field(default_factory=dict)
+    functions: set[int] = field(default_factory=set)
+    forget: list[int] = field(default_factory=list)
+    running: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """task id → worker and since when, as far as the manager told"""
+    held: bool = False
+    draining: bool = False
+    done: int = 0
+    busy: float = 0.0
+    seconds_left: float = math.inf
+    """until it drains by itself, as of the last dispatch"""
+
+    @property
+    def load(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def open(self) -> bool:
+        """Whether it may be given tasks at all."""
+        return not self.held and not self.draining
+
+    def view(self, now: float) -> ManagerView:
+        """For reports."""
+        hello = self.hello
+        load = len(self.tasks)
+        return ManagerView(
+            manager=self.id,
+            host=self.host,
+            block=self.block,
+            pid=hello.pid,
+            worker_count=self.workers,
+            idle_workers=max(0, self.workers - load),
+            tasks=load,
+            idle_duration=0.0 if load else now - self.idle_since,
+            active=not self.held,
+            draining=self.draining,
+            python_version=hello.python,
+            throughway_version=hello.version,
+            cores=hello.cores,
+            memory=hello.memory,
+            age=now - self.joined,
+            seconds_left=None if self.ends_at == math.inf else max(0.0, self.ends_at - now),
+            silence=now - self.last_heard,
+            tasks_done=self.done,
+            busy_seconds=self.busy,
+            log=hello.log,
+        )
+
+
+@dataclass(slots=True)
+class InterchangeState:
+    """Everything the interchange knows, cross-indexed."""
+
+    run: str
+    label: str
+    started: float
+    idle: ManagerSelector
+    """managers with a worker that has no task"""
+    roomy: ManagerSelector
+    """managers whose workers all have tasks, and that are ready to hold more"""
+    queue: TaskQueue = field(default_factory=TaskQueue)
+    functions: dict[int, Function] = field(default_factory=dict)
+    frames: dict[int, Sequence[Buffer]] = field(default_factory=dict)
+    """task id → its large frames, for those that have any"""
+    owners: dict[int, ManagerRecord] = field(default_factory=dict)
+    """task id → the manager that has it"""
+    managers: dict[str, ManagerRecord] = field(default_factory=dict)
+    peers: dict[int, ManagerRecord] = field(default_factory=dict)
+    submitted: int = 0
+    completed: int = 0
+    busy: float = 0.0
+    refused_managers: int = 0
+    lost_managers: int = 0
+    malformed: int = 0
+
+    def status(self, now: float) -> StatusView:
+        """The whole at this moment."""
+        managers = self.managers.values()
+        return StatusView(
+            run=self.run,
+            label=self.label,
+            uptime=now - self.started,
+            cores=sum(manager.hello.cores for manager in managers),
+            memory=sum(manager.hello.memory for manager in managers),
+            managers=len(managers),
+            workers=sum(manager.workers for manager in managers),
+            idle_workers=sum(max(0, manager.workers - len(manager.tasks)) for manager in managers),
+            pending=len(self.queue),
+            assigned=len(self.owners),
+            submitted=self.submitted,
+            completed=self.completed,
+            core_seconds=self.busy,
+            refused_managers=self.refused_managers,
+            lost_managers=self.lost_managers,
+            malformed_messages=self.malformed,
+            managers_held=sum(manager.held for manager in managers),
+        )
+
+    def sanity_check(self) -> None:
+        """Every cross-index agrees with every other. For tests and simulations."""
+        self.queue.sanity_check()
+        for task, manager in self.owners.items():
+            assert task in manager.tasks, f"task {task} is indexed at {manager.id}, which does not have it"
+            assert task not in self.queue, f"task {task} waits and is assigned"
+        held = sum(len(manager.tasks) for manager in self.managers.values())
+        assert held == len(self.owners), "each task has one owner"
+        for name, manager in self.managers.items():
+            assert manager.id == name
+            assert self.peers[manager.peer] is manager
+            assert manager.running.keys() <= manager.tasks.keys(), "only what it has can run there"
+            for task in manager.tasks.values():
+                assert task.function in manager.functions, "a manager knows the functions of its tasks"
+        assert len(self.peers) == len(self.managers)
+        for task in self.queue:
+            assert task.function in self.functions, "the functions of waiting tasks are known"
+        assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()
+        offered = sum(manager.open and len(manager.tasks) < manager.workers for manager in self.managers.values())
+        assert len(self.idle) == offered, "each manager with an idle worker is on offer"
+        roomy = sum(
+            manager.open and manager.workers <= len(manager.tasks) < manager.capacity
+            for manager in self.managers.values()
+        )
+        assert len(self.roomy) == roomy, "each manager with room is on offer"

@@ -1,0 +1,23 @@
+"""What every launcher does.
+
+A provider gets a job of some nodes and runs one script on the first of them; a launcher is how the script
+gets a manager started on each. It is a pure function from text to text, so that a script can be shown
+without being run.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Launcher(Protocol):
+    """Turns the command of one manager into the command of a block."""
+
+    def __call__(self, command: str, nodes: int) -> str:
+        """Bash text that runs ``command`` (one simple command, quoted for bash) for each of ``nodes`` nodes.
+
+        The text ends when all managers have ended, with a non-zero status where they failed. A launcher
+        that has nothing to add returns ``command`` itself; a provider may then start it without a shell.
+        When the job is signalled with SIGTERM, so are the managers: the text must then wait for them and
+        start no more.
+        """

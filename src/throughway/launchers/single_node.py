@@ -1,0 +1,85 @@
+"""Launchers that stay on the node where the job's script runs."""
+
+from __future__ import annotations
+
+from throughway.errors import ConfigurationError
+
+_SEVERAL = """\
+managers=()
+signalled=
+stopping=
+trap 'signalled=1; stopping=1' TERM INT
+for ((node = 0; node < {nodes}; node++)); do
+    [ -z "$stopping" ] || break
+    {command} &
+    managers+=("$!")
+done
+ended=0
+failed=0
+worst=0
+for manager in "${{managers[@]}}"; do
+    # A signal makes wait return early: wait again for the same manager.
+    while signalled=; wait "$manager"; status=$?; [ -n "$signalled" ]; do :; done
+    ended=$((ended + 1))
+    if [ "$status" -ne 0 ]; then
+        failed=$((failed + 1))
+        worst=$status
+    fi
+done
+{verdict}
+"""
+
+_FAIL_ON_ANY = 'exit "$worst"'
+_FAIL_ON_ALL = '[ "$failed" -lt "$ended" ] || exit "$worst"\nexit 0'
+
+
+class SimpleLauncher:
+    """The command as it is, once, whatever the number of nodes."""
+
+    def __call__(self, command: str, nodes: int) -> str:
+        """``command`` itself."""
+        return command
+
+    def __repr__(self) -> str:
+        return "SimpleLauncher()"
+
+
+class SingleNodeLauncher:
+    """As many managers as the block has nodes, all on the one node where the script runs.
+
+    With ``fail_on_any`` the job fails where one of the managers failed, without it only where all did.
+    """
+
+    def __init__(self, fail_on_any: bool = True) -> None:
+        if not isinstance(fail_on_any, bool):
+            raise ConfigurationError(f"fail_on_any={fail_on_any!r} is not True or False: give one of them")
+        self.fail_on_any = fail_on_any
+
+    def __call__(self, command: str, nodes: int) -> str:
+        """``command`` itself for one node; otherwise text that starts it ``nodes`` times and waits."""
+        if nodes == 1:
+            return command
+        verdict = _FAIL_ON_ANY if self.fail_on_any else _FAIL_ON_ALL
+        return _SEVERAL.format(nodes=nodes, command=command, verdict=verdict)
+
+    def __repr__(self) -> str:
+        return f"SingleNodeLauncher(fail_on_any={self.fail_on_any})"
+
+
+class WrappedLauncher:
+    """The command behind another one, such as ``numactl --interleave=all``."""
+
+    def __init__(self, prepend: str) -> None:
+        if not isinstance(prepend, str) or not prepend.strip():
+            raise ConfigurationError(
+                f"prepend={prepend!r} is not a command: give the text that goes before the manager's "
+                "command, or use SimpleLauncher()"
+            )
+        self.prepend = prepend
+
+    def __call__(self, command: str, nodes: int) -> str:
+        """``prepend``, a space and ``command``, once, whatever the number of nodes."""
+        return f"{self.prepend} {command}"
+
+    def __repr__(self) -> str:
+        return f"WrappedLauncher({self.prepend!r})"

@@ -1,0 +1,1 @@
+"""A manager: the process that starts the workers of one node, feeds them tasks, and answers for them."""

@@ -1,0 +1,594 @@
+"""The manager's state machine: messages, records and moments in, actions out. No socket, pipe, clock or process.
+
+It knows at every instant which tasks each worker has. Workers claim tasks one by one, so what a worker has not claimed
+can be taken back from it (`Revoke`) and given to another: that is how no task stays behind a long one, how a queued
+task is cancelled for certain, and how the death of a worker costs only the task that it ran.
+"""
+
+from __future__ import annotations
+
+import heapq
+import signal
+from collections.abc import Sequence
+from typing import assert_never
+
+from throughway.manager.actions import (
+    Action,
+    Buffer,
+    Exit,
+    Give,
+    Kill,
+    Log,
+    Look,
+    ReportPackages,
+    Revoke,
+    Start,
+    Tell,
+)
+from throughway.manager.pace import MAX_BUNDLE_TASKS, Pace
+from throughway.manager.state import ManagerState, WorkerRecord
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.bundles import Mark
+from throughway.protocol.views import Explanation
+from throughway.transport.records import Record
+
+LOOK_SECONDS = 0.005
+"""A worker's progress is first looked at this long after it was given work: a task that runs by then is reported as
+started, and what waits behind it is taken back."""
+
+STUCK_SECONDS = 0.1
+"""A task that runs for this long is taken for a long one; its worker is not looked at any more."""
+
+MAX_START_FAILURES = 5
+"""Workers that may die in a row before any got ready."""
+
+
+class ManagerReactor:
+    """One node's manager.
+
+    Args:
+        state: where it keeps everything.
+        prefetch_capacity: tasks to hold beyond one for each worker; None adapts to how long they take.
+        max_tasks_per_child: tasks that a worker runs before it is replaced; None for any number.
+        heartbeat_period: seconds of silence after which a heartbeat is sent.
+        heartbeat_threshold: seconds of the interchange's silence after which the manager ends.
+        drain_at: moment at which it drains by itself, None for never.
+    """
+
+    def __init__(
+        self,
+        state: ManagerState,
+        *,
+        now: float,
+        prefetch_capacity: int | None = None,
+        max_tasks_per_child: int | None = None,
+        heartbeat_period: float = 30.0,
+        heartbeat_threshold: float = 120.0,
+        drain_at: float | None = None,
+    ) -> None:
+        self.state = state
+        self._prefetch = prefetch_capacity
+        self._max_tasks = max_tasks_per_child
+        self._period = heartbeat_period
+        self._threshold = heartbeat_threshold
+        self._drain_at = drain_at
+        self._pace = Pace()
+        self._actions: list[Action] = []
+        self._looks: list[tuple[float, int]] = []
+        self._walltimes: list[tuple[float, int, int]] = []
+        self._cancelling: set[int] = set()
+        self._bundle_guess = 1
+        self._next_worker = 0
+        self._start_failures = 0
+        self._last_heard = now
+        self._last_sent = now
+        self._leaving = False
+        self._ended: list[int] = []
+        self._outcomes = bytearray()
+        self._workers: list[int] = []
+        self._payloads: list[bytes] = []
+        self._frames: list[Buffer] = []
+        self._frame_counts: dict[int, int] = {}
+        self._busy = 0.0
+
+    # -------------------------------------------------------------------------------------------------- capacity
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks it is ready to hold, running and waiting."""
+        state = self.state
+        if self._prefetch is not None:
+            return state.slots + self._prefetch
+        return state.slots + self._pace.depth(state.slots - len(state.stuck))
+
+    def start(self) -> list[Action]:
+        """Start all workers."""
+        for slot in range(self.state.slots):
+            self._start_worker(slot)
+        return self._taken()
+
+    # -------------------------------------------------------------------------------------------- the interchange
+
+    def interchange_said(self, message: m.ToManager, frames: Sequence[Buffer], now: float) -> None:
+        """A message of the interchange; ``frames`` are its payload frames, the header left out."""
+        self._last_heard = now
+        match message:
+            case m.Assign():
+                self._assigned(message, frames)
+            case m.Cancel():
+                self._cancel(message)
+            case m.Drain(reason=reason):
+                self.drain(reason)
+            case m.Shutdown(reason=reason):
+                self._actions.append(Exit(reason))
+            case m.Ask(topic="packages"):
+                self._actions.append(ReportPackages(message.request))
+            case m.Ask():
+                self._tell(m.Answer(message.request, codec.encode(self._explain(message.subject, now))), now)
+            case m.Heartbeat():
+                pass
+            case _:
+                assert_never(message)
+
+    def interchange_left(self, reason: str) -> None:
+        """The connection to the interchange is gone: nobody is left to work for."""
+        self._actions.append(Exit(f"the interchange is gone: {reason}", 0 if self._leaving else 1))
+
+    def _assigned(self, message: m.Assign, frames: Sequence[Buffer]) -> None:
+        state = self.state
+        for number in message.forget:
+            state.functions.pop(number, None)
+            self._pace.forget(number)
+            for worker in state.workers.values():
+                if number in worker.functions:
+                    worker.functions.discard(number)
+                    worker.forget.append(number)
+        for function in message.functions:
+            state.functions[function.id] = function
+        if frames:
+            at = 0
+            for task in message.tasks:
+                if task.frames:
+                    state.frames[task.id] = frames[at : at + task.frames]
+                    at += task.frames
+        state.queue.push(message.tasks)
+
+    def _cancel(self, message: m.Cancel) -> None:
+        state = self.state
+        cancelled: list[int] = []
+        refused: list[int] = []
+        touched: dict[int, WorkerRecord] = {}
+        for task in message.tasks:
+            if state.queue.remove(task) is not None:
+                state.frames.pop(task, None)
+                cancelled.append(task)
+                continue
+            worker = state.holders.get(task)
+            if worker is None:
+                refused.append(task)
+                continue
+            self._cancelling.add(task)
+            touched[worker.number] = worker
+            if message.kill and worker.kill is None:
+                worker.kill = (task, m.Outcome.KILLED)
+        if cancelled or refused:
+            self._actions.append(Tell(m.Verdicts(cancelled, refused)))
+        for worker in touched.values():
+            # What it has not claimed comes back; then whatever is still pending has started.
+            self._actions.append(Revoke(worker.number, len(worker.pending)))
+
+    def _explain(self, subject: str, now: float) -> Explanation:
+        state = self.state
+        task = int(subject) if subject.isdecimal() else -1
+        worker = state.holders.get(task)
+        if worker is None:
+            if task in state.queue:
+                ahead = state.queue.ahead(task)
+                return Explanation(task, "at a manager", "a free worker", state.id, state.host, state.block, ahead=ahead)
+            return Explanation(task, "unknown", "nothing: its outcome is on its way")
+        where = Explanation(
+            task, "running", "", state.id, state.host, state.block, worker.slot, log=state.worker_log(worker.slot)
+        )
+        where.ahead = next(index for index, other in enumerate(worker.pending) if other.id == task)
+        if where.ahead:
+            where.state = "at a worker"
+            where.waits_for = "the tasks before it"
+        else:
+            where.seconds = now - worker.head_since
+        return where
+
+    # --------------------------------------------------------------------------------------------------- workers
+
+    def records_came(self, number: int, records: Sequence[Record], now: float) -> None:
+        """A worker's records, in the order in which it wrote them."""
+        worker = self.state.workers.get(number)
+        if worker is None:
+            return
+        holders = self.state.holders
+        pending = worker.pending
+        ended = self._ended
+        learn = self._pace.learn
+        for task_id, outcome, seconds, payload, frames in records:
+            if outcome >= Mark.READY:
+                self._marked(worker, outcome, payload, now)
+                continue
+            if not pending or pending[0].id != task_id:
+                text = f"worker {worker.slot} answered task {task_id}, which it does not have: a task broke its pipe"
+                self._actions += [Log("ERROR", text), Kill(number)]
+                return
+            task = pending.popleft()
+            del holders[task_id]
+            bundles = worker.bundles
+            if bundles[0] == 1:
+                bundles.popleft()
+            else:
+                bundles[0] -= 1
+            learn(task.function, seconds)
+            self._busy += seconds
+            if frames:
+                self._frame_counts[len(ended)] = len(frames)
+                self._frames += frames
+            ended.append(task_id)
+            self._outcomes.append(outcome)
+            self._workers.append(worker.slot)
+            self._payloads.append(payload)
+            if task.frames:
+                self.state.frames.pop(task_id, None)
+        worker.head_since = now
+        worker.walltime_at = 0.0
+        self.state.stuck.discard(number)
+        if worker.available:
+            self.state.idle[number] = worker
+
+    def _marked(self, worker: WorkerRecord, mark: int, payload: bytes, now: float) -> None:
+        if mark == Mark.READY:
+            worker.ready = True
+            self._start_failures = 0
+        elif mark == Mark.DISCARDED:
+            worker.discards -= 1
+        elif mark == Mark.INITIALIZER_FAILED:
+            worker.stopping = True
+            self._tell(m.Broken(self.state.id, "the initializer raised", payload), now)
+
+    def revoked(self, number: int, count: int, now: float) -> None:
+        """So many claims were taken back from a worker: the last of what it has, it will not run."""
+        worker = self.state.workers.get(number)
+        if worker is None:
+            return
+        back: list[m.Task] = []
+        left = count
+        while left:
+            in_last = worker.bundles[-1]
+            some = min(left, in_last)
+            for _ in range(some):
+                task = worker.pending.pop()
+                del self.state.holders[task.id]
+                back.append(task)
+            left -= some
+            worker.discards += 1
+            if some == in_last:
+                worker.bundles.pop()
+            else:
+                worker.bundles[-1] -= some
+        if worker.left is not None:
+            worker.left += count
+        self._requeue(back)
+        self._judge(worker)
+        if worker.kill is not None:
+            # Nothing more can start there now; what is at the head once its results are read is what runs.
+            self._actions.append(Look(number))
+
+    def _requeue(self, tasks: Sequence[m.Task]) -> None:
+        cancelled = [task.id for task in tasks if task.id in self._cancelling]
+        if cancelled:
+            self._cancelling.difference_update(cancelled)
+            for task in cancelled:
+                self.state.frames.pop(task, None)
+            self._actions.append(Tell(m.Verdicts(cancelled, [])))
+            dropped = set(cancelled)
+            tasks = [task for task in tasks if task.id not in dropped]
+        self.state.queue.push_back(tasks)
+
+    def _judge(self, worker: WorkerRecord) -> None:
+        """Cancellations of tasks that a worker could not give back are refused: it runs them."""
+        if not self._cancelling:
+            return
+        running = [task.id for task in worker.pending if task.id in self._cancelling]
+        if running:
+            self._cancelling.difference_update(running)
+            self._actions.append(Tell(m.Verdicts([], running)))
+
+    def _settle_kill(self, worker: WorkerRecord) -> None:
+        if worker.kill is None:
+            return
+        if worker.pending and worker.pending[0].id == worker.kill[0]:
+            self._actions.append(Kill(worker.number))
+        else:
+            worker.kill = None
+
+    def looked(self, number: int, now: float) -> None:
+        """A worker's results were read on request (`Look`)."""
+        worker = self.state.workers.get(number)
+        if worker is None:
+            return
+        self._settle_kill(worker)
+        if not worker.pending:
+            return
+        head = worker.pending[0]
+        running = now - worker.head_since
+        if worker.walltime_at and worker.walltime_at <= now:
+            worker.kill = (head.id, m.Outcome.WALLTIME)
+            self._actions.append(Kill(number))
+            return
+        if running < LOOK_SECONDS:
+            self._look_at(worker, now + LOOK_SECONDS)
+            return
+        if worker.reported != head.id:
+            worker.reported = head.id
+            self._tell(m.Started(self.state.id, [head.id], [worker.slot]), now)
+        self._pace.at_least(head.function, running)
+        if running >= 2 * LOOK_SECONDS:
+            self.state.stuck.add(number)
+            if len(worker.pending) > 1:
+                self._actions.append(Revoke(number, len(worker.pending) - 1))
+        if running < STUCK_SECONDS:
+            self._look_at(worker, now + max(LOOK_SECONDS, running))
+
+    def worker_ended(self, number: int, status: int, unclaimed: int, stderr: str, log: str, now: float) -> None:
+        """A worker's process is gone and all it wrote was read; ``unclaimed`` claims were left.
+
+        ``status`` is that of `os.waitpid`, ``stderr`` the end of what it wrote to its log.
+        """
+        state = self.state
+        worker = state.workers.pop(number, None)
+        if worker is None:
+            return
+        state.idle.pop(number, None)
+        state.stuck.discard(number)
+        pending = list(worker.pending)
+        for task in pending:
+            del state.holders[task.id]
+        if len(pending) > unclaimed:
+            self._lose(worker, pending.pop(0), status, stderr, log, now)
+        self._requeue(pending)
+        if not worker.ready:
+            self._start_failures += 1
+            how = describe_status(status)
+            self._actions.append(Log("ERROR", f"worker {worker.slot} {how} before it was ready; its log ends: {stderr}"))
+            if self._start_failures >= MAX_START_FAILURES:
+                reason = f"{self._start_failures} workers in a row ended before they were ready; the last {how}: {stderr}"
+                self._actions.append(Exit(reason, 1))
+                return
+        if not (state.draining is not None and not state.queue):
+            self._start_worker(worker.slot)
+
+    def _lose(self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float) -> None:
+        outcome = m.Outcome.WORKER_LOST
+        if worker.kill is not None and worker.kill[0] == task.id:
+            outcome = worker.kill[1]
+        self._cancelling.discard(task.id)
+        self.state.frames.pop(task.id, None)
+        loss = m.Loss(
+            host=self.state.host,
+            manager=self.state.id,
+            worker=worker.slot,
+            exit_code=status >> 8 if status & 0x7F == 0 else None,
+            signal=status & 0x7F or None,
+            reason=describe_status(status),
+            log=log,
+            stderr=stderr,
+            seconds=now - worker.head_since,
+        )
+        self._ended.append(task.id)
+        self._outcomes.append(outcome)
+        self._workers.append(worker.slot)
+        self._payloads.append(codec.encode(loss))
+        if outcome == m.Outcome.WORKER_LOST:
+            self._actions.append(Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}"))
+
+    def _start_worker(self, slot: int) -> None:
+        number = self._next_worker
+        self._next_worker += 1
+        self.state.workers[number] = WorkerRecord(number, slot, left=self._max_tasks)
+        self._actions.append(Start(number, slot))
+
+    # ----------------------------------------------------------------------------------------------------- ending
+
+    def drain(self, reason: str) -> None:
+        """Take nothing new, give back what has not started, finish, and leave."""
+        if self.state.draining is not None:
+            return
+        self.state.draining = reason
+        self._actions.append(Log("INFO", f"draining: {reason}"))
+        self._actions.append(Tell(m.Draining(self.state.id, reason)))
+        self._give_back(len(self.state.queue))
+
+    def _give_back(self, count: int) -> None:
+        tasks = self.state.queue.take_last(count)
+        for task in tasks:
+            self.state.frames.pop(task.id, None)
+        if tasks:
+            capacity = 0 if self.state.draining is not None else self.capacity
+            self._actions.append(Tell(m.Returned(self.state.id, [task.id for task in tasks], capacity)))
+
+    # -------------------------------------------------------------------------------------------------- each turn
+
+    def turn(self, now: float) -> list[Action]:
+        """Give work to idle workers and report what ended; returns every action since the last turn, in order."""
+        self._on_time(now)
+        state = self.state
+        if state.queue.waiting:
+            if state.draining is not None:
+                self._give_back(len(state.queue))
+            elif state.idle:
+                self._give_to_idle(now)
+            if state.queue.waiting and self._bundle_guess > 1:
+                self._give_ahead(now)
+            if state.queue.waiting and state.stuck:
+                self._return_surplus()
+        if self._ended:
+            self._report(now)
+        if state.draining is not None and not self._leaving and not state.held:
+            self._leaving = True
+            self._tell(m.Leaving(state.id, state.draining), now)
+            self._actions.append(Exit(state.draining))
+        actions = self._taken()
+        if actions and any(isinstance(action, Tell) for action in actions):
+            self._last_sent = now
+        return actions
+
+    def _taken(self) -> list[Action]:
+        actions = self._actions
+        if actions:
+            self._actions = []
+        return actions
+
+    def next_deadline(self) -> float:
+        """When `turn` must be called even if nothing arrives."""
+        deadline = min(self._last_sent + self._period, self._last_heard + self._threshold)
+        if self._drain_at is not None and self.state.draining is None:
+            deadline = min(deadline, self._drain_at)
+        if self._looks:
+            deadline = min(deadline, self._looks[0][0])
+        if self._walltimes:
+            deadline = min(deadline, self._walltimes[0][0])
+        return deadline
+
+    def _on_time(self, now: float) -> None:
+        while self._looks and self._looks[0][0] <= now:
+            _, number = heapq.heappop(self._looks)
+            worker = self.state.workers.get(number)
+            if worker is not None and worker.look_at and worker.look_at <= now:
+                worker.look_at = 0.0
+                if worker.pending:
+                    self._actions.append(Look(number))
+        while self._walltimes and self._walltimes[0][0] <= now:
+            _, number, task = heapq.heappop(self._walltimes)
+            worker = self.state.workers.get(number)
+            if worker is not None and worker.pending and worker.pending[0].id == task:
+                self._actions.append(Look(number))
+        if self._drain_at is not None and now >= self._drain_at:
+            self.drain("its time is over")
+        if now - self._last_heard >= self._threshold:
+            silence = now - self._last_heard
+            self._actions.append(Exit(f"the interchange was silent for {silence:.1f} s (heartbeat_threshold)", 1))
+        elif now - self._last_sent >= self._period:
+            self._tell(m.Heartbeat(), now)
+
+    def _look_at(self, worker: WorkerRecord, moment: float) -> None:
+        if worker.look_at == 0.0:
+            worker.look_at = moment
+            heapq.heappush(self._looks, (moment, worker.number))
+
+    def _give_to_idle(self, now: float) -> None:
+        idle = self.state.idle
+        waiting = self.state.queue.waiting
+        while idle and waiting:
+            share = -(-len(waiting) // len(idle))
+            _, worker = idle.popitem()
+            self._give(worker, share, now)
+
+    def _give_ahead(self, now: float) -> None:
+        """Give a second bundle of tiny tasks to workers at their first, so that they go on without a pause."""
+        waiting = self.state.queue.waiting
+        for worker in self.state.workers.values():
+            if not waiting:
+                return
+            if len(worker.bundles) == 1 and not worker.discards and worker.left is None and not worker.stopping:
+                first = worker.pending[0]
+                if first.walltime or worker.number in self.state.stuck:
+                    continue
+                self._give(worker, len(waiting), now, ahead=True)
+
+    def _give(self, worker: WorkerRecord, share: int, now: float, *, ahead: bool = False) -> None:
+        state = self.state
+        count = min(share, 2 * self._bundle_guess, MAX_BUNDLE_TASKS)
+        if worker.left is not None:
+            count = min(count, worker.left)
+        tasks = state.queue.take(max(1, count))
+        size = self._pace.bundle(tasks)
+        if size < len(tasks):
+            state.queue.push_back(tasks[size:])
+            tasks = tasks[:size]
+        if ahead and (size < 2 or tasks[0].walltime):
+            state.queue.push_back(tasks)
+            self._bundle_guess = size
+            return
+        self._bundle_guess = size
+        functions: list[m.Function] = []
+        frames: list[Buffer] = []
+        known = worker.functions
+        holders = state.holders
+        for task in tasks:
+            holders[task.id] = worker
+            if task.function not in known:
+                known.add(task.function)
+                functions.append(state.functions[task.function])
+            if task.frames:
+                frames += state.frames[task.id]
+        if not worker.pending:
+            worker.head_since = now
+        worker.pending += tasks
+        worker.bundles.append(len(tasks))
+        if worker.left is not None:
+            worker.left -= len(tasks)
+        forget = worker.forget
+        if forget:
+            worker.forget = []
+            forget = [number for number in forget if number not in known]
+        self._actions.append(Give(worker.number, tasks, functions, forget, frames))
+        self._look_at(worker, now + LOOK_SECONDS)
+        if tasks[0].walltime:
+            worker.walltime_at = now + tasks[0].walltime
+            heapq.heappush(self._walltimes, (worker.walltime_at, worker.number, tasks[0].id))
+
+    def _report(self, now: float) -> None:
+        state = self.state
+        capacity = self.capacity
+        message = m.Results(
+            state.id,
+            capacity,
+            self._ended,
+            bytes(self._outcomes),
+            self._workers,
+            self._frame_counts,
+            self._busy,
+        )
+        self._tell(message, now, [codec.encode(self._payloads), *self._frames])
+        if self._cancelling:
+            late = [task for task in self._ended if task in self._cancelling]
+            if late:
+                self._cancelling.difference_update(late)
+                self._tell(m.Verdicts([], late), now)
+        self._ended = []
+        self._outcomes = bytearray()
+        self._workers = []
+        self._payloads = []
+        self._frames = []
+        self._frame_counts = {}
+        self._busy = 0.0
+
+    def _tell(self, message: m.Message, now: float, frames: Sequence[Buffer] = ()) -> None:
+        self._last_sent = now
+        self._actions.append(Tell(message, frames))
+
+    def _return_surplus(self) -> None:
+        """Give back what would wait for long because tasks turned out to be: all beyond the capacity that is left."""
+        if self._prefetch is None and self.state.draining is None:
+            capacity = self.capacity
+            if self.state.held > 2 * capacity:
+                self._give_back(self.state.held - capacity)
+
+
+def describe_status(status: int) -> str:
+    """What `os.waitpid` says of a process's end, in words."""
+    number = status & 0x7F
+    if not number:
+        return f"exited with status {status >> 8}"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unknown"
+    hint = ": the kernel kills so when memory runs out" if number == signal.SIGKILL else ""
+    return f"was killed by signal {number} ({name}{hint})"

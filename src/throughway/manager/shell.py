@@ -1,0 +1,369 @@
+"""The manager's process: a wire, pipes to workers, a zygote and a clock around the reactor."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from throughway.errors import ProtocolError
+from throughway.logs import open_log
+from throughway.manager.accelerators import AcceleratorPool
+from throughway.manager.actions import Action, Exit, Give, Kill, Log, Look, ReportPackages, Revoke, Start, Tell
+from throughway.manager.affinity import affinity_plan
+from throughway.manager.environment import worker_environment
+from throughway.manager.reactor import ManagerReactor
+from throughway.manager.sizing import cores_available, memory_available, worker_count
+from throughway.manager.state import ManagerState
+from throughway.manager.supervision import WorkerProcess, ZygoteClient
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
+from throughway.protocol.configuration import ManagerConfig
+from throughway.protocol.identifiers import new_manager_id
+from throughway.protocol.version import PROTOCOL_VERSION, python_version
+from throughway.transport.interface import Arrival, Closed, Wire
+from throughway.transport.unix import UnixWire
+
+FAREWELL_SECONDS = 1.0
+"""How long the last messages may take to leave."""
+
+_BELL_BYTES = 1 << 16
+_KILLED = int(signal.SIGKILL)
+
+
+class ManagerShell:
+    """Runs one manager until its interchange or its user ends it.
+
+    Args:
+        config: its document.
+        fork: runs a zygote over a socket; see `ZygoteClient`.
+        logger: where it logs.
+    """
+
+    def __init__(self, config: ManagerConfig, fork: Callable[[socket.socket], None], logger: logging.Logger) -> None:
+        self._config = config
+        self._log = logger
+        self._host = socket.gethostname()
+        self._id = new_manager_id()
+        self._folder = Path(config.folder) / str(self._id)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._zygote = ZygoteClient(config.worker, fork)
+        self._cores = cores_available()
+        self._memory = memory_available()
+        self.slots = worker_count(
+            cores=self._cores,
+            memory=self._memory,
+            cores_per_worker=config.cores_per_worker,
+            mem_per_worker=config.mem_per_worker,
+            max_workers_per_node=config.max_workers_per_node,
+            accelerators=len(config.available_accelerators),
+        )
+        self._affinity = affinity_plan(config.cpu_affinity, self.slots, sorted(os.sched_getaffinity(0)))
+        self._accelerators = AcceleratorPool(config.available_accelerators)
+        _raise_descriptor_limit(self.slots)
+        self._selector = selectors.DefaultSelector()
+        self._processes: dict[int, WorkerProcess] = {}
+        self._watched: set[int] = set()
+        self._bell, self._bell_writer = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._exit: Exit | None = None
+        self._welcomed = False
+        now = time.monotonic()
+        self._reactor = ManagerReactor(
+            ManagerState(str(self._id), self._host, config.block, str(self._folder), self.slots),
+            now=now,
+            prefetch_capacity=config.prefetch_capacity,
+            max_tasks_per_child=config.worker.max_tasks_per_child,
+            heartbeat_period=config.heartbeat_period,
+            heartbeat_threshold=config.heartbeat_threshold,
+            drain_at=None if config.drain_period is None else now + config.drain_period,
+        )
+        self._wire = self._connect()
+        self._peer = 0
+
+    def _connect(self) -> Wire:
+        config = self._config
+        if config.socket is not None:
+            return UnixWire.connect(config.socket, max_message_bytes=config.max_message_bytes)
+        # Imported here: a manager beside its interchange has no need of ZeroMQ and of its time to load.
+        from throughway.manager.addresses import probe
+        from throughway.transport.zeromq import ZmqConnector
+
+        assert config.port is not None
+        address = probe(config.addresses, config.port, config.address_probe_timeout)[0]
+        self._log.info("the interchange answers at %s port %d", address, config.port)
+        return ZmqConnector(
+            address,
+            config.port,
+            certificates=config.certificates,
+            max_message_bytes=config.max_message_bytes,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> Exit:
+        """Serve until the end; returns why it ended, and the exit status."""
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        read = selectors.EVENT_READ
+        self._selector.register(reader, read, lambda mask: reader.recv(64))
+        self._selector.register(self._bell, read, self._on_bell)
+        self._selector.register(self._zygote.control, read, self._on_zygote)
+        self._wire.register(self._selector)
+        self._greet()
+        self._perform_all(self._reactor.start())
+        select = self._selector.select
+        monotonic = time.monotonic
+        try:
+            while self._exit is None:
+                timeout = 0.0 if self._wire.pending() else max(0.0, self._reactor.next_deadline() - monotonic())
+                for key, mask in select(timeout):
+                    key.data(mask)
+                now = monotonic()
+                for event in self._wire.receive():
+                    self._on_event(event, now)
+                actions = self._reactor.turn(now)
+                while actions and self._exit is None:
+                    self._perform_all(actions)
+                    actions = self._reactor.turn(monotonic())
+            self._farewell()
+        finally:
+            signal.set_wakeup_fd(-1)
+            self._end_workers()
+            self._wire.close()
+            self._selector.close()
+            reader.close()
+            writer.close()
+        return self._exit
+
+    def _greet(self) -> None:
+        from throughway import __version__
+
+        config = self._config
+        hello = m.ManagerHello(
+            protocol=PROTOCOL_VERSION,
+            id=str(self._id),
+            host=self._host,
+            block=config.block,
+            pid=os.getpid(),
+            python=python_version(),
+            version=__version__,
+            workers=self.slots,
+            capacity=self._reactor.capacity,
+            cores=self._cores,
+            memory=self._memory,
+            started=time.time(),
+            ends_in=config.drain_period,
+            log=str(self._folder),
+        )
+        self._wire.send(self._peer, [codec.encode(hello)])
+
+    def _farewell(self) -> None:
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while time.monotonic() < deadline and self._wire.backlog(self._peer):
+            for key, mask in self._selector.select(0.05):
+                key.data(mask)
+
+    def _end_workers(self) -> None:
+        self._zygote.close()
+        for process in self._processes.values():
+            process.close()
+        os.close(self._bell)
+        os.close(self._bell_writer)
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        if self._reactor.state.draining is not None:
+            self._exit = Exit("SIGTERM, again")
+        self._reactor.drain("SIGTERM")
+
+    # --------------------------------------------------------------------------------------------------------- events
+
+    def _on_event(self, event: object, now: float) -> None:
+        match event:
+            case Arrival(frames=frames):
+                try:
+                    if self._welcomed:
+                        self._reactor.interchange_said(codec.decode_to_manager(frames[0]), frames[1:], now)
+                    else:
+                        self._on_greeting(codec.decode_greeting(frames[0]))
+                except ProtocolError as error:
+                    self._log.warning("dropped a message of the interchange: %s", error)
+            case Closed(reason=reason):
+                self._reactor.interchange_left(reason)
+
+    def _on_greeting(self, greeting: m.Welcome | m.Refused) -> None:
+        if isinstance(greeting, m.Refused):
+            self._exit = Exit(f"refused by the interchange: {greeting.reason}", 1)
+        else:
+            self._welcomed = True
+            self._log.info("registered with the interchange")
+
+    def _on_bell(self, mask: int) -> None:
+        now = time.monotonic()
+        for number in set(memoryview(os.read(self._bell, _BELL_BYTES)).cast("I")):
+            self._read(number, now)
+
+    def _read(self, number: int, now: float) -> None:
+        process = self._processes.get(number)
+        if process is None:
+            return
+        records = process.read()
+        if records:
+            self._reactor.records_came(number, records, now)
+        # A large result under way is read as it comes; otherwise the bell tells.
+        self._watch(process.results, process.reader.partial, lambda mask: self._read(number, time.monotonic()))
+
+    def _watch(self, descriptor: int, wanted: bool, ready: Callable[[int], None], write: bool = False) -> None:
+        if wanted and descriptor not in self._watched:
+            self._watched.add(descriptor)
+            self._selector.register(descriptor, selectors.EVENT_WRITE if write else selectors.EVENT_READ, ready)
+        elif not wanted and descriptor in self._watched:
+            self._watched.discard(descriptor)
+            self._selector.unregister(descriptor)
+
+    def _write(self, process: WorkerProcess) -> None:
+        self._watch(process.tasks, not process.write(), lambda mask: self._write(process), write=True)
+
+    def _on_zygote(self, mask: int) -> None:
+        message = self._zygote.receive()
+        if message is None:
+            self._replace_zygote()
+        elif isinstance(message, Spawned):
+            if message.worker in self._processes:
+                self._processes[message.worker].pid = message.pid
+        elif isinstance(message, Exited):
+            self._on_exit(message.worker, message.status)
+
+    def _on_exit(self, number: int, status: int) -> None:
+        process = self._processes.pop(number, None)
+        if process is None:
+            return
+        process.dead = True
+        now = time.monotonic()
+        self._reactor.records_came(number, process.read(), now)
+        for descriptor in (process.results, process.tasks):
+            self._watch(descriptor, False, lambda mask: None)
+        if self._config.available_accelerators:
+            self._accelerators.release(process.slot)
+        self._reactor.worker_ended(number, status, process.unclaimed(), process.stderr(), process.log, now)
+        process.close()
+
+    def _replace_zygote(self) -> None:
+        """The zygote died, and with it all workers: each is settled as killed, and a fresh zygote starts others."""
+        self._log.error("the zygote is gone; starting another")
+        self._selector.unregister(self._zygote.control)
+        self._zygote.close()
+        for process in self._processes.values():
+            process.kill()
+        self._zygote = ZygoteClient(self._config.worker, None)
+        self._selector.register(self._zygote.control, selectors.EVENT_READ, self._on_zygote)
+        for number in list(self._processes):
+            self._on_exit(number, _KILLED)
+
+    # -------------------------------------------------------------------------------------------------------- actions
+
+    def _perform_all(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Tell(message=message, frames=frames):
+                self._wire.send(self._peer, [codec.encode(message), *frames])
+            case Give(worker=number, tasks=tasks, functions=functions, forget=forget, frames=frames):
+                process = self._processes[number]
+                bundle = Bundle(list(tasks), list(functions), list(forget))
+                if not process.give([codec.encode(bundle), *frames], len(tasks)):
+                    self._watch(process.tasks, True, lambda mask: self._write(process), write=True)
+            case Look(worker=number):
+                now = time.monotonic()
+                self._read(number, now)
+                self._reactor.looked(number, now)
+            case Revoke(worker=number, count=count):
+                if number in self._processes:
+                    self._reactor.revoked(number, self._processes[number].revoke(count), time.monotonic())
+            case Kill(worker=number):
+                if number in self._processes:
+                    self._processes[number].kill()
+            case Start(worker=number, slot=slot):
+                self._start_worker(number, slot)
+            case ReportPackages(request=request):
+                self._wire.send(self._peer, [codec.encode(m.Answer(request, codec.encode(installed_packages())))])
+            case Exit():
+                self._exit = self._exit or action
+            case Log(level=level, text=text):
+                self._log.log(getattr(logging, level), "%s", text)
+
+    def _start_worker(self, number: int, slot: int) -> None:
+        config = self._config
+        process = WorkerProcess(number, slot, self._reactor.state.worker_log(slot))
+        self._processes[number] = process
+        cores = self._affinity[slot]
+        environment = worker_environment(
+            rank=slot,
+            workers=self.slots,
+            manager_id=str(self._id),
+            block=config.block,
+            run_id=config.run,
+            affinity=cores,
+            accelerator=self._accelerators.assign(slot) if config.available_accelerators else None,
+        )
+        order = Spawn(
+            number,
+            slot,
+            f"throughway: worker {slot} of manager {self._id}",
+            process.log,
+            environment,
+            list(cores),
+            self._host,
+            str(self._id),
+        )
+        self._zygote.spawn(order, process, self._bell_writer)
+
+
+def installed_packages() -> dict[str, str]:
+    """The installed distributions and their versions."""
+    from importlib.metadata import distributions
+
+    return {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
+
+
+def _raise_descriptor_limit(slots: int) -> None:
+    """Each worker needs three descriptors here: take as many as the system lets this user have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 5 * slots + 64
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
+    """Run a manager as this process; returns the exit status."""
+    from setproctitle import setproctitle
+
+    logger = open_log(Path(config.folder) / f"manager-{os.getpid()}.log", "manager", debug=config.debug)
+    try:
+        shell = ManagerShell(config, fork, logger)
+        setproctitle(f"throughway: manager {shell._id} block {config.block}")
+        logger.info("manager %s of run %s starts: process %d", shell._id, config.run, os.getpid())
+        end = shell.run()
+    except Exception:
+        logger.exception("the manager failed")
+        raise
+    logger.log(logging.ERROR if end.status else logging.INFO, "manager ends: %s", end.reason)
+    if end.status:
+        print(f"throughway manager: {end.reason}", flush=True)
+    return end.status

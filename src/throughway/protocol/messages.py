@@ -1,0 +1,327 @@
+"""Every message on the wires between executor, interchange and manager: the one place that defines them.
+
+A message is one header frame, a MessagePack-encoded struct of one of the closed unions below, followed by payload
+frames that the interchange forwards and never opens. Headers are arrays (positional), hellos are maps, so that a peer
+of another version can still be told why it is refused. See `version` for the rule about changes.
+
+=====================  ============================  ==========================================================
+direction              union                         payload frames
+=====================  ============================  ==========================================================
+executor → interchange `FromExecutor`                `Submit`: each task's large frames, in order of the tasks
+interchange → executor `ToExecutor`                  `Results`: a body (`ResultBody`), then large frames
+interchange → manager  `ToManager`                   `Assign`: as `Submit`
+manager → interchange  `FromManager`                 `Results`: as above
+=====================  ============================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+# --------------------------------------------------------------------------------------------------- what moves
+
+
+class Function(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A serialised function, sent once to each manager that runs a task of it."""
+
+    id: int
+    name: str
+    payload: bytes
+
+
+class Task(msgspec.Struct, array_like=True, gc=False):
+    """A call: which function, its pickled arguments, and what routing must know about it.
+
+    ``frames`` counts the large payload frames (protocol-5 buffers) that follow the header for this task;
+    ``walltime`` is in seconds, 0 for none; a lower ``priority`` runs sooner.
+    """
+
+    id: int
+    function: int
+    payload: bytes
+    frames: int = 0
+    priority: int = 0
+    walltime: float = 0.0
+
+
+class Outcome(IntEnum):
+    """How a task ended, as one byte for each task of a `Results`. The payload's form depends on it."""
+
+    VALUE = 0
+    """pickled return value"""
+    EXCEPTION = 1
+    """`serialize.exceptions` record of the exception that the function raised"""
+    FAILED = 2
+    """the same record, but of a fault around the call: arguments, result or function could not be (un)pickled"""
+    WORKER_LOST = 3
+    """MessagePack `Loss`: the worker died while it ran the task"""
+    WALLTIME = 4
+    """MessagePack `Loss`: killed at its walltime"""
+    KILLED = 5
+    """MessagePack `Loss`: killed at the user's request"""
+    MANAGER_LOST = 6
+    """MessagePack `Loss`: the interchange lost the manager that had it"""
+
+
+class Loss(msgspec.Struct, omit_defaults=True):
+    """What is known about a task that ended without an answer of its own."""
+
+    host: str = ""
+    manager: str = ""
+    worker: int = -1
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    log: str = ""
+    stderr: str = ""
+    started: bool = True
+    seconds: float = 0.0
+
+
+# ------------------------------------------------------------------------------------------ executor → interchange
+
+
+class Submit(msgspec.Struct, array_like=True, tag=1):
+    """Tasks to run, the functions they are the first to need, and functions that nothing needs any more."""
+
+    tasks: list[Task]
+    functions: list[Function] = []
+    forget: list[int] = []
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=2):
+    """Tasks that must not start; with ``kill``, that must end even if they run. Answered by `Verdicts`."""
+
+    tasks: list[int]
+    kill: bool = False
+
+
+class Ask(msgspec.Struct, array_like=True, tag=4):
+    """A question of an executor or an observer, answered by one `Answer` with the same ``request``."""
+
+    request: int
+    topic: str
+    subject: str = ""
+
+
+class Shutdown(msgspec.Struct, array_like=True, tag=5):
+    """End: the interchange passes it on to all managers, which end their workers, and all exit."""
+
+    reason: str = ""
+
+
+# ------------------------------------------------------------------------------------------ manager → interchange
+
+
+class ManagerHello(msgspec.Struct, tag="manager"):
+    """How a manager introduces itself. Map-encoded: readable across protocol versions."""
+
+    protocol: int
+    id: str
+    host: str
+    block: str
+    pid: int
+    python: str
+    version: str
+    workers: int
+    capacity: int
+    cores: int
+    memory: int
+    """bytes"""
+    started: float
+    """seconds since the epoch"""
+    ends_in: float | None = None
+    """seconds until it drains by itself, None for never"""
+    log: str = ""
+
+
+class Results(msgspec.Struct, array_like=True, tag=6):
+    """Ended tasks. ``outcomes`` holds one `Outcome` byte for each of ``tasks``.
+
+    ``frames`` maps an index into ``tasks`` to its number of large frames, where there are any. ``capacity`` is how
+    many tasks the manager is ready to hold from now on, queued and running. ``busy`` are seconds of running time.
+    """
+
+    manager: str
+    capacity: int
+    tasks: list[int]
+    outcomes: bytes
+    workers: list[int]
+    frames: dict[int, int] = {}
+    busy: float = 0.0
+
+
+class Started(msgspec.Struct, array_like=True, tag=7):
+    """Tasks that have been running for a moment: ``workers[i]`` runs ``tasks[i]``."""
+
+    manager: str
+    tasks: list[int]
+    workers: list[int]
+
+
+class Verdicts(msgspec.Struct, array_like=True, tag=8):
+    """The answer to `Cancel`: these never run; those are running, done or unknown."""
+
+    cancelled: list[int]
+    refused: list[int]
+
+
+class Returned(msgspec.Struct, array_like=True, tag=9):
+    """Tasks that a manager gives back unstarted, because they would wait for long with it."""
+
+    manager: str
+    tasks: list[int]
+    capacity: int
+
+
+class Draining(msgspec.Struct, array_like=True, tag=10):
+    """The manager takes nothing new, finishes what it has, and leaves."""
+
+    manager: str
+    reason: str
+
+
+class Leaving(msgspec.Struct, array_like=True, tag=11):
+    """The manager's last message: it has nothing left, and goes."""
+
+    manager: str
+    reason: str
+
+
+class Heartbeat(msgspec.Struct, array_like=True, tag=12):
+    """Fills silence, in either direction."""
+
+
+class Broken(msgspec.Struct, array_like=True, tag=14):
+    """Workers cannot work at all (their initializer raised): ``record`` is a `serialize.exceptions` record."""
+
+    manager: str
+    reason: str
+    record: bytes
+
+
+# ------------------------------------------------------------------------------------------ interchange → manager
+
+
+class Welcome(msgspec.Struct, tag="welcome"):
+    """The manager is registered. Map-encoded, as the hello."""
+
+    protocol: int
+    heartbeat_period: float
+    heartbeat_threshold: float
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The manager is not welcome, and why. Map-encoded, as the hello."""
+
+    reason: str
+
+
+class Assign(msgspec.Struct, array_like=True, tag=15):
+    """Tasks to run; as `Submit`."""
+
+    tasks: list[Task]
+    functions: list[Function] = []
+    forget: list[int] = []
+
+
+class Drain(msgspec.Struct, array_like=True, tag=16):
+    """Take nothing new, finish, leave."""
+
+    reason: str = ""
+
+
+# ------------------------------------------------------------------------------------------ interchange → executor
+
+
+class ManagerJoined(msgspec.Struct, array_like=True, tag=18):
+    """A manager registered."""
+
+    manager: str
+    host: str
+    block: str
+    workers: int
+
+
+class ManagerLeft(msgspec.Struct, array_like=True, tag=19):
+    """A manager is gone: drained (``lost`` false) or lost, and why. Its tasks' fates follow as `Lost`."""
+
+    manager: str
+    host: str
+    block: str
+    reason: str
+    lost: bool
+
+
+class ManagerRefused(msgspec.Struct, array_like=True, tag=20):
+    """A manager was turned away, and why."""
+
+    host: str
+    block: str
+    reason: str
+
+
+class Lost(msgspec.Struct, array_like=True, tag=21):
+    """Tasks whose manager is gone: any of them may have run, or be running still."""
+
+    manager: str
+    host: str
+    reason: str
+    log: str
+    tasks: list[int]
+
+
+class Listening(msgspec.Struct, array_like=True, tag=3):
+    """The interchange's first message: it is up, and managers of other machines reach it at this port."""
+
+    port: int | None
+
+
+class Answer(msgspec.Struct, array_like=True, tag=22):
+    """The answer to an `Ask`: ``payload`` is the MessagePack form of what the topic documents (`views`)."""
+
+    request: int
+    payload: bytes
+    error: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- observers
+
+
+class ObserverHello(msgspec.Struct, tag="observer"):
+    """A `throughway status` that watches a run over its local socket."""
+
+    protocol: int
+
+
+FromExecutor: TypeAlias = Submit | Cancel | Ask | Shutdown
+FromManager: TypeAlias = (
+    Results
+    | Started
+    | Verdicts
+    | Returned
+    | Draining
+    | Leaving
+    | Heartbeat
+    | Broken
+    | Answer
+)
+Hello: TypeAlias = ManagerHello | ObserverHello
+Greeting: TypeAlias = Welcome | Refused
+ToManager: TypeAlias = Assign | Cancel | Drain | Heartbeat | Ask | Shutdown
+ToExecutor: TypeAlias = (
+    Results
+    | Started
+    | Verdicts
+    | ManagerJoined
+    | ManagerLeft
+    | ManagerRefused
+    | Lost
+    | Broken
+    | Listening
+    | Answer
+)
+Message: TypeAlias = FromExecutor | FromManager | Hello | Greeting | ToManager | ToExecutor

@@ -1,0 +1,1 @@
+"""The order of tasks: what interchange and manager share about waiting."""

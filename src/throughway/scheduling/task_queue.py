@@ -1,0 +1,210 @@
+"""Tasks that wait: lowest priority number first, in order of submission within, each out again by its id.
+
+Tasks with a walltime are kept apart by classes of similar walltime, so that a manager with little time left is given
+what fits without looking at what does not. Taking a task costs O(1) with one priority and no walltimes, else
+O(log priorities) and O(walltime classes), whatever the number of tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from throughway.protocol.messages import Task
+
+_CLASSES_PER_OCTAVE = 4
+_COMPACT_ABOVE = 4096
+
+
+def walltime_class(walltime: float) -> float:
+    """The class of a walltime: its upper bound in seconds, at most 19 % above it; 0 for tasks without one."""
+    if walltime <= 0:
+        return 0.0
+    return float(2.0 ** (math.ceil(math.log2(walltime) * _CLASSES_PER_OCTAVE - 1e-9) / _CLASSES_PER_OCTAVE))
+
+
+class _Levels:
+    """The tasks of one walltime class, a queue for each priority."""
+
+    __slots__ = ("heap", "queues")
+
+    def __init__(self) -> None:
+        self.queues: dict[int, deque[Task]] = {}
+        self.heap: list[int] = []
+
+    def level(self, priority: int) -> deque[Task]:
+        queue = self.queues.get(priority)
+        if queue is None:
+            queue = self.queues[priority] = deque()
+            heapq.heappush(self.heap, priority)
+        return queue
+
+    def first(self) -> deque[Task] | None:
+        """The queue of the lowest priority number that has tasks."""
+        while self.heap:
+            queue = self.queues[self.heap[0]]
+            if queue:
+                return queue
+            del self.queues[heapq.heappop(self.heap)]
+        return None
+
+
+class TaskQueue:
+    """Waiting tasks. `waiting` maps the id of each to the task."""
+
+    __slots__ = ("_classes", "_dead", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Task] = {}
+        self._classes: dict[float, _Levels] = {}
+        self._dead: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def __contains__(self, task: int) -> bool:
+        return task in self.waiting
+
+    def _level(self, task: Task) -> deque[Task]:
+        kind = walltime_class(task.walltime)
+        levels = self._classes.get(kind)
+        if levels is None:
+            levels = self._classes[kind] = _Levels()
+        return levels.level(task.priority)
+
+    def push(self, tasks: Iterable[Task]) -> None:
+        """Add tasks that were not here before, in order."""
+        waiting = self.waiting
+        last: tuple[int, float] | None = None
+        queue: deque[Task]
+        for task in tasks:
+            if last is None or task.priority != last[0] or task.walltime != last[1]:
+                queue = self._level(task)
+                last = (task.priority, task.walltime)
+            waiting[task.id] = task
+            queue.append(task)
+
+    def push_back(self, tasks: Iterable[Task]) -> None:
+        """Put tasks that were taken before at the head of their queues, in the order of their ids."""
+        for task in sorted(tasks, key=lambda task: task.id, reverse=True):
+            self.waiting[task.id] = task
+            self._level(task).appendleft(task)
+
+    def remove(self, task: int) -> Task | None:
+        """Take this task out, wherever it stands. None where it does not wait here."""
+        found = self.waiting.pop(task, None)
+        if found is not None:
+            # Its place stays until a take comes by; an entry counts the places, since a task may return and go again.
+            self._dead[task] = self._dead.get(task, 0) + 1
+            if len(self._dead) > _COMPACT_ABOVE and len(self._dead) > len(self.waiting):
+                self._compact()
+        return found
+
+    def take(self, count: int, limit: float = math.inf) -> list[Task]:
+        """Take up to ``count`` tasks, none of whose walltime is above ``limit`` seconds."""
+        taken: list[Task] = []
+        waiting = self.waiting
+        dead = self._dead
+        while len(taken) < count:
+            queue, alone = self._head(limit)
+            if queue is None:
+                break
+            if alone:
+                for _ in range(min(count - len(taken), len(queue))):
+                    task = queue.popleft()
+                    if dead and self._is_dead(task.id):
+                        continue
+                    del waiting[task.id]
+                    taken.append(task)
+            else:
+                task = queue.popleft()
+                if dead and self._is_dead(task.id):
+                    continue
+                del waiting[task.id]
+                taken.append(task)
+        return taken
+
+    def take_last(self, count: int) -> list[Task]:
+        """Take up to ``count`` tasks from the far end: those that would have waited longest."""
+        taken: list[Task] = []
+        ends = [queue for levels in self._classes.values() for queue in levels.queues.values()]
+        while len(taken) < count:
+            ends = [queue for queue in ends if queue]
+            if not ends:
+                break
+            task = max(ends, key=lambda queue: (queue[-1].priority, queue[-1].id)).pop()
+            if self._dead and self._is_dead(task.id):
+                continue
+            del self.waiting[task.id]
+            taken.append(task)
+        return taken
+
+    def shortest(self) -> float:
+        """The lowest walltime class that has tasks, in seconds; infinite where nothing waits."""
+        return min((kind for kind, levels in self._classes.items() if levels.first()), default=math.inf)
+
+    def ahead(self, task: int) -> int:
+        """How many tasks will be taken before this one. O(tasks): for explanations only."""
+        mine = self.waiting[task]
+        key = (mine.priority, mine.id)
+        return sum((other.priority, other.id) < key for other in self.waiting.values())
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.waiting.values())
+
+    def _head(self, limit: float) -> tuple[deque[Task] | None, bool]:
+        """The queue whose head is next, and whether no other queue can come in between before it is empty."""
+        best: deque[Task] | None = None
+        candidates = 0
+        key = (0, 0)
+        for kind, levels in list(self._classes.items()):
+            queue = levels.first()
+            if queue is None:
+                del self._classes[kind]
+                continue
+            head = queue[0]
+            if kind > limit:
+                if head.walltime > limit:
+                    continue
+                # The class's bound does not fit, its head does: judge each of its tasks by itself.
+                candidates += 1
+            candidates += 1
+            if best is None or (head.priority, head.id) < key:
+                best = queue
+                key = (head.priority, head.id)
+        return best, candidates == 1
+
+    def _is_dead(self, task: int) -> bool:
+        places = self._dead.get(task, 0)
+        if not places:
+            return False
+        if places == 1:
+            del self._dead[task]
+        else:
+            self._dead[task] = places - 1
+        return True
+
+    def _compact(self) -> None:
+        tasks = sorted(self.waiting.values(), key=lambda task: task.id)
+        self._classes.clear()
+        self._dead.clear()
+        self.waiting.clear()
+        self.push(tasks)
+
+    def sanity_check(self) -> None:
+        """Every waiting task has exactly one live place, in the queue of its priority and walltime."""
+        places: dict[int, int] = {}
+        for kind, levels in self._classes.items():
+            assert sorted(levels.heap) == sorted(levels.queues), "each level stands in the heap once"
+            for priority, queue in levels.queues.items():
+                for task in queue:
+                    places[task.id] = places.get(task.id, 0) + 1
+                    assert task.priority == priority
+                    assert walltime_class(task.walltime) == kind
+        for task_id, count in self._dead.items():
+            places[task_id] -= count
+        live = {task_id for task_id, count in places.items() if count}
+        assert all(count in (0, 1) for count in places.values()), "a task waits in one place"
+        assert live == set(self.waiting), "places and index agree"

@@ -1,0 +1,1 @@
+"""Functions, arguments, results and exceptions to bytes and frames, and back."""

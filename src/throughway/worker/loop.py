@@ -1,0 +1,209 @@
+"""The loop that runs functions: claims a task, runs it, writes its record, and rings the manager's bell."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from throughway.errors import ThroughwayError
+from throughway.protocol.bundles import Bundle, Mark, Stop, ToWorker
+from throughway.protocol.configuration import WorkerConfig
+from throughway.protocol.messages import Function, Outcome, Task
+from throughway.serialize.exceptions import ExceptionContext, pack_exception
+from throughway.serialize.functions import load_function
+from throughway.serialize.payloads import pack_result, unpack_call
+from throughway.transport.framing import Unframer
+from throughway.transport.interface import Buffer
+from throughway.transport.records import pack_record
+
+RING_SECONDS = 0.001
+"""A worker that works through a bundle rings at least this often, so that no finished result waits for long."""
+
+_READ_BYTES = 1 << 17
+
+
+class WorkerChannel:
+    """A worker's ends of the pipes to its manager."""
+
+    def __init__(self, number: int, tasks: int, claims: int, results: int, bell: int) -> None:
+        self._tasks = tasks
+        self._claims = claims
+        self._results = results
+        self._bell = bell
+        self._ring_bytes = number.to_bytes(4, "little")
+        self._unframer = Unframer()
+        self._messages: list[list[Buffer]] = []
+        os.set_blocking(results, False)
+        os.set_blocking(claims, False)
+
+    def next_message(self) -> list[Buffer] | None:
+        """The next message, waiting for it; None once the manager is gone."""
+        while not self._messages:
+            direct = self._unframer.direct
+            if direct is not None:
+                count = os.readv(self._tasks, [direct])
+                if not count:
+                    return None
+                self._messages = self._unframer.fed(count)
+            else:
+                data = os.read(self._tasks, _READ_BYTES)
+                if not data:
+                    return None
+                self._messages = self._unframer.feed(data)
+        return self._messages.pop(0)
+
+    def claim(self) -> bool:
+        """Claim the next task; False where the manager took it back."""
+        try:
+            os.eventfd_read(self._claims)
+        except BlockingIOError:
+            return False
+        return True
+
+    def write(self, parts: Sequence[Buffer]) -> None:
+        """Write a record. Once it is in the pipe, it outlives this process."""
+        for part in parts:
+            rest: Buffer = part
+            while True:
+                try:
+                    count = os.write(self._results, rest)
+                except BlockingIOError:
+                    self.ring()
+                    select.select([], [self._results], [])
+                    continue
+                if count == len(rest):
+                    break
+                rest = memoryview(rest)[count:]
+
+    def ring(self) -> None:
+        """Tell the manager to read the results."""
+        os.write(self._bell, self._ring_bytes)
+
+
+class Worker:
+    """Runs the tasks that come over a channel until the manager closes it or says stop."""
+
+    def __init__(self, channel: WorkerChannel, config: WorkerConfig, context: ExceptionContext) -> None:
+        self._channel = channel
+        self._config = config
+        self._context = context
+        self._functions: dict[int, Function] = {}
+        self._loaded: dict[int, Callable[..., Any]] = {}
+        self._left = config.max_tasks_per_child
+        self._decode = msgspec.msgpack.Decoder(ToWorker).decode
+
+    def run(self) -> int:
+        """Serve until the end; returns the exit status."""
+        if self._config.initializer and not self._initialise():
+            return 1
+        self._mark(Mark.READY)
+        while True:
+            frames = self._channel.next_message()
+            if frames is None:
+                return 0
+            message = self._decode(frames[0])
+            if isinstance(message, Stop):
+                return 0
+            self._run_bundle(message, frames)
+            if self._left is not None and self._left <= 0:
+                return 0
+
+    def _mark(self, mark: Mark, payload: bytes = b"") -> None:
+        self._channel.write(pack_record(0, mark, 0.0, payload, ()))
+        self._channel.ring()
+
+    def _initialise(self) -> bool:
+        try:
+            function = load_function(self._config.initializer, name="the initializer")
+            args, kwargs = unpack_call(self._config.initializer_call, ())
+            function(*args, **kwargs)
+        except Exception as error:
+            self._mark(Mark.INITIALIZER_FAILED, pack_exception(error, context=self._context_of("the initializer", -1)))
+            return False
+        return True
+
+    def _run_bundle(self, bundle: Bundle, frames: Sequence[Buffer]) -> None:
+        for function in bundle.functions:
+            self._functions[function.id] = function
+        for number in bundle.forget:
+            self._functions.pop(number, None)
+            self._loaded.pop(number, None)
+        channel = self._channel
+        claim = channel.claim
+        write = channel.write
+        clock = time.perf_counter
+        at = 1
+        began = rung = clock()
+        last = len(bundle.tasks) - 1
+        for index, task in enumerate(bundle.tasks):
+            if not claim():
+                self._mark(Mark.DISCARDED)
+                return
+            outcome, payload, large = self._run_task(task, frames[at : at + task.frames] if task.frames else ())
+            at += task.frames
+            ended = clock()
+            write(pack_record(task.id, outcome, ended - began, payload, large))
+            if index == last or ended - rung > RING_SECONDS:
+                channel.ring()
+                rung = ended
+            began = ended
+        if self._left is not None:
+            self._left -= len(bundle.tasks)
+
+    def _run_task(self, task: Task, frames: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+        outcome = Outcome.FAILED
+        try:
+            function = self._loaded.get(task.function) or self._load(task.function)
+            args, kwargs = unpack_call(task.payload, frames)
+            outcome = Outcome.EXCEPTION
+            value = function(*args, **kwargs)
+            outcome = Outcome.FAILED
+            payload, large = pack_result(value, max_bytes=self._config.max_payload_bytes)
+            return Outcome.VALUE, payload, large
+        except SystemExit as error:
+            self._exit(error)
+        except ThroughwayError as error:
+            return outcome, self._packed(error, task), ()
+        except BaseException as error:
+            return outcome, self._packed(error, task), ()
+
+    def _load(self, number: int) -> Callable[..., Any]:
+        function = self._loaded[number] = load_function(self._functions[number].payload)
+        return function
+
+    def _packed(self, error: BaseException, task: Task) -> bytes:
+        function = self._functions.get(task.function)
+        return pack_exception(error, context=self._context_of(function.name if function else "?", task.id))
+
+    def _context_of(self, name: str, task: int) -> ExceptionContext:
+        return msgspec.structs.replace(self._context, task=name, task_id=task)
+
+    @staticmethod
+    def _exit(error: SystemExit) -> None:
+        """End as the interpreter would: a task that exits takes its worker with it."""
+        code = error.code
+        if code is None:
+            status = 0
+        elif isinstance(code, int):
+            status = code & 0xFF
+        else:
+            print(code, file=sys.stderr)
+            status = 1
+        flush()
+        os._exit(status)
+
+
+def flush() -> None:
+    """Get what the tasks printed into the log."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            # A task may have closed or replaced the streams; its output is then its own affair.
+            os.write(2, f"cannot flush the output: {error}\n".encode())
