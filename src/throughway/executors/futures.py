@@ -1,12 +1,12 @@
 """The future of a task: a `concurrent.futures.Future` that costs a third as much.
 
 The standard future makes a condition with a lock and two lists when it is made, and takes the lock to complete; for
-a million tiny tasks that is most of the time. This one makes them when somebody waits for it, and completes without a
-lock, since only the executor's thread completes it.
+a million tiny tasks that is most of the time. This one makes them when somebody waits for it. Only the executor's
+thread completes it, and while there is no condition it does so without one.
 
-Why completing without a lock is safe: whoever waits first publishes the condition and then looks at the state; who
-completes first sets the state and then looks for a condition. So either the one sees the result, or the other sees
-the condition, takes its lock, and wakes those that wait.
+Why that is safe: a condition is made, and a future without one is completed, only under one lock of this module. So
+whoever looks at a future's state under its condition, as the standard library's code does, either sees the outcome,
+or has made the condition before; then the outcome is set under it, and whoever waits is woken.
 """
 
 from __future__ import annotations
@@ -145,39 +145,33 @@ class TaskFuture(Future[Result]):
 
     # -------------------------------------------------------------- for the executor's thread, and nobody else
 
-    def _release(self) -> None:
-        self._executor = None
-        self._task = None
-        self._entry = None
-        self._frames = ()
-
     def _set_running(self) -> None:
         if self._state == PENDING:
             self._state = RUNNING
 
     def _set_value(self, value: Result) -> None:
-        self._result = value
-        self._state = FINISHED
-        self._executor = self._task = self._entry = None
-        self._frames = ()
-        if self._cond is not None:
-            self._wake("add_result")
+        with _making:
+            if self._cond is None:
+                self._result = value
+                self._state = FINISHED
+                self._executor = self._task = self._entry = None
+                self._frames = ()
+                return
+        self._settle(FINISHED, value, None, "add_result")
 
     def _set_error(self, error: BaseException) -> None:
-        self._exception = error
-        self._state = FINISHED
-        self._release()
-        if self._cond is not None:
-            self._wake("add_exception")
+        self._settle(FINISHED, None, error, "add_exception")
 
     def _set_cancelled(self) -> None:
-        self._state = CANCELLED_AND_NOTIFIED
-        self._release()
-        if self._cond is not None:
-            self._wake("add_cancelled")
+        self._settle(CANCELLED_AND_NOTIFIED, None, None, "add_cancelled")
 
-    def _wake(self, notice: str) -> None:
+    def _settle(self, state: str, value: Any, error: BaseException | None, notice: str) -> None:
         with self._condition:
+            self._result = value
+            self._exception = error
+            self._state = state
+            self._executor = self._task = self._entry = None
+            self._frames = ()
             for waiter in self._waiting or ():
                 getattr(waiter, notice)(self)
             self._condition.notify_all()

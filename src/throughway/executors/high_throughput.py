@@ -301,7 +301,7 @@ class HighThroughputExecutor(Executor):
             return self._failed(error)
         priority, walltime, retries = specification
         task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
-        future: TaskFuture[Result] = TaskFuture(self, task, entry, frames, retries)
+        future: TaskFuture[Result] = TaskFuture(self, task, entry, frames or (), retries)
         self._futures[task.id] = future
         self._outbox.append(task)
         self._submitted()

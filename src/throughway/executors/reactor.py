@@ -59,9 +59,10 @@ class ExecutorReactor:
 
     Args:
         forgotten: tells the ids of functions that nothing needs any more, each once.
+        on_broken: called once nothing can run any more, before any future is told.
     """
 
-    def __init__(self, forgotten: Callable[[], list[int]]) -> None:
+    def __init__(self, forgotten: Callable[[], list[int]], on_broken: Callable[[], None] = lambda: None) -> None:
         self.futures: dict[int, Any] = {}
         """task id → `Outstanding`, from `add` until its outcome"""
         self.outbox: deque[m.Task] = deque()
@@ -73,6 +74,7 @@ class ExecutorReactor:
         self.late = 0
         """outcomes that came for tasks which had one already"""
         self._forgotten = forgotten
+        self._on_broken = on_broken
         self._sent: set[int] = set()
         self._forget: list[int] = []
         self._verdicts: dict[int, list[Callable[[bool], None]]] = {}
@@ -260,6 +262,7 @@ class ExecutorReactor:
         """Nothing can run any more: every outstanding future gets ``error``, and so does every later one."""
         if self.broken is None:
             self.broken = error
+            self._on_broken()
         self.outbox.clear()
         self.give_up(list(self.futures), error)
         for told in list(self._answers.values()):

@@ -59,13 +59,11 @@ class Run:
         self._manager = manager
         self._command = command
         self._on_batch = on_batch
-        self._on_broken = on_broken
-        self._broken = False
         self._networked = address is not None or not provider.local
         self._addresses = _addresses(address) if self._networked else []
         self._certificates: str | None = None
         self.folder = RunFolder(self.id, label, run_dir)  # type: ignore[arg-type]
-        self.reactor = ExecutorReactor(forgotten)
+        self.reactor = ExecutorReactor(forgotten, on_broken)
         self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end)
         listener: socket.socket | None = None
         try:
@@ -129,18 +127,11 @@ class Run:
 
     def _after_batch(self) -> None:
         self._on_batch()
-        broken = self.reactor.broken is not None
-        if broken and not self._broken:
-            self._broken = True
-            self._on_broken()
-        if broken or (self.ending and not self.reactor.futures):
+        if self.reactor.broken is not None or (self.ending and not self.reactor.futures):
             self.controller.begin_stop(STOP_SECONDS)
             self.shell.end()
 
     def _end(self) -> None:
-        if not self._broken and self.reactor.broken is not None:
-            self._broken = True
-            self._on_broken()
         left = self.controller.stop(STOP_SECONDS)
         for block in left:
             logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)

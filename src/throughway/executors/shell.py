@@ -28,7 +28,7 @@ from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
 
-QUIET_SECONDS = 0.0002
+QUIET_SECONDS = 0.001
 """How long after a message went out in a submitting call the next may."""
 
 MAX_BACKLOG_BYTES = 4 << 20

@@ -15,7 +15,7 @@ from typing import assert_never
 from throughway.interchange import reports
 from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
 from throughway.interchange.selectors import ManagerSelector
-from throughway.interchange.state import InterchangeState, ManagerRecord
+from throughway.interchange.state import InterchangeState, ManagerRecord, SetAside
 from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION, refusal
 
@@ -46,7 +46,8 @@ class InterchangeReactor:
         self._period = heartbeat_period
         self._threshold = heartbeat_threshold
         self._actions: list[Action] = []
-        self._deadlines: list[tuple[float, str]] = []
+        self._deadlines: list[tuple[float, int]] = []
+        """moment and peer: one entry for each manager"""
         self._asks = reports.Asks()
         self._exiting = False
         self._limited = 0
@@ -74,29 +75,39 @@ class InterchangeReactor:
 
     def _submit(self, message: m.Submit, frames: Sequence[Buffer]) -> None:
         state = self.state
+        functions = state.functions
         for function in message.functions:
-            state.functions[function.id] = function
+            functions[function.id] = function
         tasks = message.tasks
         at = 0
-        if frames:
-            for task in tasks:
-                if task.frames:
-                    state.frames[task.id] = frames[at : at + task.frames]
-                    at += task.frames
-        if at != len(frames) or any(task.function not in state.functions for task in tasks):
-            state.malformed += 1
-            self._actions.append(Log("ERROR", "a submission whose frames or functions do not fit was dropped"))
-            for task in tasks:
-                state.frames.pop(task.id, None)
+        fits = True
+        for task in tasks:
+            if task.frames:
+                state.frames[task.id] = frames[at : at + task.frames]
+                at += task.frames
+            if task.function not in functions:
+                fits = False
+        if not fits or at != len(frames):
+            self._drop(tasks)
             return
         state.submitted += len(tasks)
         state.queue.push(tasks)
         for function_id in message.forget:
-            state.functions.pop(function_id, None)
-            for manager in state.managers.values():
-                if function_id in manager.functions:
-                    manager.functions.discard(function_id)
-                    manager.forget.append(function_id)
+            functions.pop(function_id, None)
+            for manager in state.knowers.pop(function_id, ()):
+                manager.functions.discard(function_id)
+                manager.forget.append(function_id)
+
+    def _drop(self, tasks: list[m.Task]) -> None:
+        """A submission that makes no sense: its futures must not hang all the same."""
+        reason = "the interchange dropped its submission: frames or functions did not fit its tasks"
+        self.state.malformed += 1
+        for task in tasks:
+            self.state.frames.pop(task.id, None)
+        self._actions += [
+            Log("ERROR", f"a submission of {len(tasks)} tasks was dropped: its frames or functions did not fit"),
+            Send(EXECUTOR, m.Lost("none", "no host", reason, "", [task.id for task in tasks])),
+        ]
 
     def _cancel(self, message: m.Cancel, now: float) -> None:
         state = self.state
@@ -113,6 +124,7 @@ class InterchangeReactor:
                 refused.append(task)
             else:
                 elsewhere.setdefault(manager.id, []).append(task)
+                state.cancelling.add(task)
         if cancelled or refused:
             self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, refused)))
         for name, tasks in elsewhere.items():
@@ -169,6 +181,8 @@ class InterchangeReactor:
             reason = f"a manager with the id {hello.id} is registered already"
         if reason is None and hello.workers < 0:
             reason = f"{hello.workers} workers cannot be"
+        if reason is None and hello.capacity < hello.workers:
+            reason = f"a capacity of {hello.capacity} tasks cannot be for {hello.workers} workers: each holds one"
         if reason is not None or self._exiting:
             reason = reason or "the executor is shutting down"
             state.refused_managers += 1
@@ -224,12 +238,12 @@ class InterchangeReactor:
             case m.Verdicts():
                 for task in message.cancelled:
                     self._settle(manager, task)
+                self.state.cancelling.difference_update(message.refused)
                 self._after_change(manager, now)
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Returned():
                 manager.capacity = message.capacity
-                back = [task for task in (self._disown(manager, task) for task in message.tasks) if task]
-                self.state.queue.push_back(back)
+                self._take_back(manager, message.tasks)
                 self._after_change(manager, now)
             case m.Draining(reason=reason):
                 if not manager.draining:
@@ -237,6 +251,8 @@ class InterchangeReactor:
                     self._offer(manager)
                     self._actions.append(Log("INFO", f"manager {manager.id} drains: {reason}"))
             case m.Leaving(reason=reason):
+                # It has nothing left: what it was sent meanwhile, it never saw.
+                self._take_back(manager, list(manager.tasks))
                 self._leave(manager, reason, lost=False, now=now)
             case m.Broken():
                 self._actions.append(Forward(EXECUTOR, raw))
@@ -263,19 +279,26 @@ class InterchangeReactor:
         state = self.state
         owners = state.owners
         tasks = manager.tasks
-        for task in message.tasks:
-            if tasks.pop(task, None) is not None:
-                del owners[task]
-        if manager.running:
+        before = len(tasks)
+        frames = state.frames
+        cancelling = state.cancelling
+        running = manager.running
+        if frames or cancelling or running:
             for task in message.tasks:
-                manager.running.pop(task, None)
-        if state.frames:
+                if tasks.pop(task, None) is not None:
+                    del owners[task]
+                    frames.pop(task, None)
+                    cancelling.discard(task)
+                    running.pop(task, None)
+        else:
             for task in message.tasks:
-                state.frames.pop(task, None)
+                if tasks.pop(task, None) is not None:
+                    del owners[task]
+        ended = before - len(tasks)
         manager.capacity = message.capacity
-        manager.done += len(message.tasks)
+        manager.done += ended
         manager.busy += message.busy
-        state.completed += len(message.tasks)
+        state.completed += ended
         state.busy += message.busy
         self._after_change(manager, now)
         self._actions.append(Forward(EXECUTOR, raw))
@@ -284,8 +307,22 @@ class InterchangeReactor:
         found = manager.tasks.pop(task, None)
         if found is not None:
             del self.state.owners[task]
+            self.state.cancelling.discard(task)
             manager.running.pop(task, None)
         return found
+
+    def _take_back(self, manager: ManagerRecord, tasks: Sequence[int]) -> None:
+        """Tasks that a manager has not started and will not: they go to others, or nowhere if they are cancelled."""
+        cancelling = self.state.cancelling.intersection(tasks)
+        back = [task for task in (self._disown(manager, task) for task in tasks) if task is not None]
+        if cancelling:
+            cancelled = [task.id for task in back if task.id in cancelling]
+            back = [task for task in back if task.id not in cancelling]
+            for task_id in cancelled:
+                self.state.frames.pop(task_id, None)
+            if cancelled:
+                self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, [])))
+        self.state.queue.push_back(back)
 
     def _settle(self, manager: ManagerRecord, task: int) -> None:
         if self._disown(manager, task) is not None:
@@ -300,6 +337,9 @@ class InterchangeReactor:
         """Put the manager where its room says that it belongs."""
         state = self.state
         load = len(manager.tasks)
+        if self._limited:
+            state.idle_aside.drop(manager)
+            state.roomy_aside.drop(manager)
         if manager.held or manager.draining:
             state.idle.withdraw(manager)
             state.roomy.withdraw(manager)
@@ -321,13 +361,14 @@ class InterchangeReactor:
 
     def _leave(self, manager: ManagerRecord, reason: str, *, lost: bool, now: float) -> None:
         state = self.state
-        lost = lost or bool(manager.tasks)
         manager.draining = True
         self._offer(manager)
         del state.managers[manager.id]
         del state.peers[manager.peer]
         self._limited -= manager.ends_at != math.inf
         state.lost_managers += lost
+        for function in manager.functions:
+            state.knowers[function].discard(manager)
         tasks = list(manager.tasks)
         for task in tasks:
             self._settle(manager, task)
@@ -350,14 +391,14 @@ class InterchangeReactor:
     def turn(self, now: float) -> list[Action]:
         """Balance what waits over the managers with room; returns every action since the last turn, in order."""
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, name = heapq.heappop(self._deadlines)
-            manager = self.state.managers.get(name)
+            _, peer = heapq.heappop(self._deadlines)
+            manager = self.state.peers.get(peer)
             if manager is not None:
                 self._on_deadline(manager, now)
         if self.state.queue.waiting and not self._exiting:
-            self._balance(self.state.idle, now, idle=True)
+            self._balance(self.state.idle, self.state.idle_aside, now, idle=True)
             if self.state.queue.waiting:
-                self._balance(self.state.roomy, now, idle=False)
+                self._balance(self.state.roomy, self.state.roomy_aside, now, idle=False)
         actions = self._actions
         if actions:
             self._actions = []
@@ -367,13 +408,19 @@ class InterchangeReactor:
         """When `turn` must be called even if nothing arrives."""
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _balance(self, selector: ManagerSelector, now: float, *, idle: bool) -> None:
+    def _balance(self, selector: ManagerSelector, aside: SetAside, now: float, *, idle: bool) -> None:
         queue = self.state.queue
-        unfit: list[ManagerRecord] = []
-        while queue.waiting and len(selector):
+        while queue.waiting:
+            offered = len(selector)
+            if not offered:
+                longest = aside.longest()
+                if longest is None or longest.ends_at - now < queue.shortest():
+                    return
+                self._offer(longest)
+                offered = 1
             manager = self.state.managers[selector.pick().id]
             room = (manager.workers if idle else manager.capacity) - len(manager.tasks)
-            share = -(-len(queue.waiting) // len(selector))
+            share = -(-len(queue.waiting) // (offered + len(aside.members)))
             limit = math.inf
             if self._limited:
                 manager.seconds_left = limit = manager.ends_at - now
@@ -381,10 +428,8 @@ class InterchangeReactor:
             if tasks:
                 self._assign(manager, tasks, now)
             else:
-                unfit.append(manager)
                 selector.withdraw(manager)
-        for manager in unfit:
-            self._offer(manager)
+                aside.put(manager)
 
     def _assign(self, manager: ManagerRecord, tasks: list[m.Task], now: float) -> None:
         state = self.state
@@ -399,6 +444,7 @@ class InterchangeReactor:
             if task.function not in known:
                 known.add(task.function)
                 functions.append(state.functions[task.function])
+                state.knowers.setdefault(task.function, set()).add(manager)
             if task.frames:
                 frames += state.frames[task.id]
         forget = manager.forget
@@ -414,7 +460,7 @@ class InterchangeReactor:
         next_moment = min(manager.last_heard + self._threshold, manager.last_sent + self._period)
         if not manager.draining:
             next_moment = min(next_moment, manager.ends_at)
-        heapq.heappush(self._deadlines, (max(next_moment, now + 0.001), manager.id))
+        heapq.heappush(self._deadlines, (max(next_moment, now + 0.001), manager.peer))
 
     def _on_deadline(self, manager: ManagerRecord, now: float) -> None:
         silence = now - manager.last_heard

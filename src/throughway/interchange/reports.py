@@ -50,7 +50,7 @@ def _obstacle(state: InterchangeState, task: int, now: float) -> str:
     takers = [manager for manager in managers if manager.open]
     if not takers:
         held = sum(manager.held for manager in managers)
-        return f"a manager that takes tasks: of {len(managers)}, {held} are held and the others drain"
+        return f"a manager that takes tasks: {held} of {len(managers)} are held, {len(managers) - held} drain"
     walltime = state.queue.waiting[task].walltime
     longest = max(manager.ends_at - now for manager in takers)
     if walltime and longest != math.inf and longest < walltime:
@@ -113,7 +113,8 @@ class Asks:
             return []
         if question.gathering is None:
             return [(question.peer, question.request, bytes(answer.payload) or question.fallback)]
-        question.gathering.parts[question.manager] = msgspec.Raw(answer.payload)
+        if answer.payload:
+            question.gathering.parts[question.manager] = msgspec.Raw(answer.payload)
         return self._told(question.gathering, question.manager)
 
     def manager_left(self, manager: str) -> list[Reply]:

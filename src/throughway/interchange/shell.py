@@ -67,14 +67,20 @@ class InterchangeShell:
 
     def _listen(self, config: InterchangeConfig) -> None:
         # Imported here: on one machine nothing needs ZeroMQ, and loading it costs as much as all the rest.
+        from throughway.transport.curve import load_interchange_keys, load_manager_keys
         from throughway.transport.zeromq import ZmqListener
 
         assert config.address is not None
+        keys = allowed = None
+        if config.certificates is not None:
+            keys = load_interchange_keys(config.certificates)
+            allowed = {load_manager_keys(config.certificates).own.public: "managers of this run"}
         listener = ZmqListener(
             config.address,
-            port=config.port,
+            port=config.port or 0,
             port_range=config.port_range,
-            certificates=config.certificates,
+            keys=keys,
+            allowed=allowed,
             max_message_bytes=config.max_message_bytes,
         )
         self.port = listener.port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,42 @@ class ManagerRecord:
         )
 
 
+class SetAside:
+    """Managers with room but without the time for any task that waits: nobody asks them before they have.
+
+    `members` maps their peer numbers to them. Each costs O(log managers) to put in; places of those that were dropped
+    stay until they come up.
+    """
+
+    __slots__ = ("_heap", "_places", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[int, ManagerRecord] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._places: set[int] = set()
+
+    def put(self, manager: ManagerRecord) -> None:
+        """No waiting task fits into the time that this manager has left."""
+        self.members[manager.peer] = manager
+        if manager.peer not in self._places:
+            self._places.add(manager.peer)
+            heapq.heappush(self._heap, (-manager.ends_at, manager.peer))
+
+    def drop(self, manager: ManagerRecord) -> None:
+        """This manager is on offer, has no more room, or is gone. It may not be here."""
+        self.members.pop(manager.peer, None)
+
+    def longest(self) -> ManagerRecord | None:
+        """The one with the most time left."""
+        while self._heap:
+            peer = self._heap[0][1]
+            if peer in self.members:
+                return self.members[peer]
+            heapq.heappop(self._heap)
+            self._places.discard(peer)
+        return None
+
+
 @dataclass(slots=True)
 class InterchangeState:
     """Everything the interchange knows, cross-indexed."""
@@ -89,12 +126,19 @@ class InterchangeState:
     """managers with a worker that has no task"""
     roomy: ManagerSelector
     """managers whose workers all have tasks, and that are ready to hold more"""
+    idle_aside: SetAside = field(default_factory=SetAside)
+    roomy_aside: SetAside = field(default_factory=SetAside)
+    """those of either kind that are not on offer, since no waiting task fits into the time that they have left"""
     queue: TaskQueue = field(default_factory=TaskQueue)
     functions: dict[int, Function] = field(default_factory=dict)
     frames: dict[int, Sequence[Buffer]] = field(default_factory=dict)
     """task id → its large frames, for those that have any"""
     owners: dict[int, ManagerRecord] = field(default_factory=dict)
     """task id → the manager that has it"""
+    cancelling: set[int] = field(default_factory=set)
+    """assigned tasks whose managers were asked to cancel them, and have not answered"""
+    knowers: dict[int, set[ManagerRecord]] = field(default_factory=dict)
+    """function id → the managers that were sent it and not told to forget it"""
     managers: dict[str, ManagerRecord] = field(default_factory=dict)
     peers: dict[int, ManagerRecord] = field(default_factory=dict)
     submitted: int = 0
@@ -141,14 +185,22 @@ class InterchangeState:
             assert manager.running.keys() <= manager.tasks.keys(), "only what it has can run there"
             for task in manager.tasks.values():
                 assert task.function in manager.functions, "a manager knows the functions of its tasks"
+            for function in manager.functions:
+                assert manager in self.knowers[function], "who knows a function is told to forget it"
+        assert sum(map(len, self.knowers.values())) == sum(
+            len(manager.functions) for manager in self.managers.values()
+        )
         assert len(self.peers) == len(self.managers)
+        assert self.cancelling <= self.owners.keys(), "only managers are asked to cancel"
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()
         offered = sum(manager.open and len(manager.tasks) < manager.workers for manager in self.managers.values())
-        assert len(self.idle) == offered, "each manager with an idle worker is on offer"
+        assert len(self.idle) + len(self.idle_aside.members) == offered, "each manager with an idle worker is on offer"
         roomy = sum(
             manager.open and manager.workers <= len(manager.tasks) < manager.capacity
             for manager in self.managers.values()
         )
-        assert len(self.roomy) == roomy, "each manager with room is on offer"
+        assert len(self.roomy) + len(self.roomy_aside.members) == roomy, "each manager with room is on offer"
+        for aside in (self.idle_aside, self.roomy_aside):
+            assert all(self.peers[peer] is manager for peer, manager in aside.members.items())

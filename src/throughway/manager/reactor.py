@@ -25,7 +25,7 @@ from throughway.manager.actions import (
     Start,
     Tell,
 )
-from throughway.manager.pace import MAX_BUNDLE_TASKS, Pace
+from throughway.manager.pace import HOLD_SECONDS, MAX_BUNDLE_TASKS, Pace
 from throughway.manager.state import ManagerState, WorkerRecord
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -328,10 +328,10 @@ class ManagerReactor:
             worker.reported = head.id
             self._tell(m.Started(self.state.id, [head.id], [worker.slot]), now)
         self._pace.at_least(head.function, running)
-        if running >= 2 * LOOK_SECONDS:
+        if running >= HOLD_SECONDS:
             self.state.stuck.add(number)
-            if len(worker.pending) > 1:
-                self._actions.append(Revoke(number, len(worker.pending) - 1))
+        if running >= 2 * LOOK_SECONDS and len(worker.pending) > 1:
+            self._actions.append(Revoke(number, len(worker.pending) - 1))
         if running < STUCK_SECONDS:
             self._look_at(worker, now + max(LOOK_SECONDS, running))
 

@@ -94,16 +94,18 @@ class ManagerShell:
         if config.socket is not None:
             return UnixWire.connect(config.socket, max_message_bytes=config.max_message_bytes)
         # Imported here: a manager beside its interchange has no need of ZeroMQ and of its time to load.
-        from throughway.manager.addresses import probe
+        from throughway.manager.addresses import probe, tcp_url
+        from throughway.transport.curve import load_manager_keys
         from throughway.transport.zeromq import ZmqConnector
 
         assert config.port is not None
+        keys = None if config.certificates is None else load_manager_keys(config.certificates)
         address = probe(config.addresses, config.port, config.address_probe_timeout)[0]
         self._log.info("the interchange answers at %s port %d", address, config.port)
         return ZmqConnector(
-            address,
-            config.port,
-            certificates=config.certificates,
+            tcp_url(address, config.port),
+            keys=keys and keys.own,
+            listener_key=keys and keys.interchange,
             max_message_bytes=config.max_message_bytes,
         )
 

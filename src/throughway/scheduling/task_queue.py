@@ -1,8 +1,9 @@
 """Tasks that wait: lowest priority number first, in order of submission within, each out again by its id.
 
-Tasks with a walltime are kept apart by classes of similar walltime, so that a manager with little time left is given
-what fits without looking at what does not. Taking a task costs O(1) with one priority and no walltimes, else
-O(log priorities) and O(walltime classes), whatever the number of tasks.
+Tasks of different walltimes are kept apart, so that a manager with little time left is given what fits without
+looking at what does not: each walltime has a class of its own while there are few of them, further ones share classes
+of similar walltimes, in which a task that does not fit stands in the way of those behind it. Taking a task costs O(1)
+with one priority and no walltimes, else O(log priorities) and O(walltime classes), whatever the number of tasks.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from collections.abc import Iterable, Iterator
 
 from throughway.protocol.messages import Task
 
+_OWN_CLASSES = 16
 _CLASSES_PER_OCTAVE = 4
 _COMPACT_ABOVE = 4096
 
 
 def walltime_class(walltime: float) -> float:
-    """The class of a walltime: its upper bound in seconds, at most 19 % above it; 0 for tasks without one."""
+    """The shared class of a walltime: its bound in seconds, at most 19 % above it; 0 for tasks without one."""
     if walltime <= 0:
         return 0.0
     return float(2.0 ** (math.ceil(math.log2(walltime) * _CLASSES_PER_OCTAVE - 1e-9) / _CLASSES_PER_OCTAVE))
@@ -59,7 +61,8 @@ class TaskQueue:
     def __init__(self) -> None:
         self.waiting: dict[int, Task] = {}
         self._classes: dict[float, _Levels] = {}
-        self._dead: dict[int, int] = {}
+        self._dead: set[int] = set()
+        """removed tasks whose places are still there"""
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -68,10 +71,14 @@ class TaskQueue:
         return task in self.waiting
 
     def _level(self, task: Task) -> deque[Task]:
-        kind = walltime_class(task.walltime)
+        kind = max(0.0, task.walltime)
         levels = self._classes.get(kind)
         if levels is None:
-            levels = self._classes[kind] = _Levels()
+            if len(self._classes) >= _OWN_CLASSES:
+                kind = walltime_class(kind)
+                levels = self._classes.get(kind)
+            if levels is None:
+                levels = self._classes[kind] = _Levels()
         return levels.level(task.priority)
 
     def push(self, tasks: Iterable[Task]) -> None:
@@ -79,6 +86,8 @@ class TaskQueue:
         waiting = self.waiting
         last: tuple[int, float] | None = None
         queue: deque[Task]
+        if self._dead:
+            tasks = self._buried(tasks)
         for task in tasks:
             if last is None or task.priority != last[0] or task.walltime != last[1]:
                 queue = self._level(task)
@@ -88,6 +97,8 @@ class TaskQueue:
 
     def push_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that were taken before at the head of their queues, in the order of their ids."""
+        if self._dead:
+            tasks = self._buried(tasks)
         for task in sorted(tasks, key=lambda task: task.id, reverse=True):
             self.waiting[task.id] = task
             self._level(task).appendleft(task)
@@ -96,10 +107,10 @@ class TaskQueue:
         """Take this task out, wherever it stands. None where it does not wait here."""
         found = self.waiting.pop(task, None)
         if found is not None:
-            # Its place stays until a take comes by; an entry counts the places, since a task may return and go again.
-            self._dead[task] = self._dead.get(task, 0) + 1
+            # Its place stays until a take comes by.
+            self._dead.add(task)
             if len(self._dead) > _COMPACT_ABOVE and len(self._dead) > len(self.waiting):
-                self._compact()
+                self._bury()
         return found
 
     def take(self, count: int, limit: float = math.inf) -> list[Task]:
@@ -142,14 +153,26 @@ class TaskQueue:
         return taken
 
     def shortest(self) -> float:
-        """The lowest walltime class that has tasks, in seconds; infinite where nothing waits."""
-        return min((kind for kind, levels in self._classes.items() if levels.first()), default=math.inf)
+        """The lowest limit in seconds with which `take` finds a task; infinite where nothing waits."""
+        heads = (self._first(levels) for levels in self._classes.values())
+        return min((queue[0].walltime for queue in heads if queue), default=math.inf)
 
     def ahead(self, task: int) -> int:
         """How many tasks will be taken before this one. O(tasks): for explanations only."""
         mine = self.waiting[task]
-        key = (mine.priority, mine.id)
-        return sum((other.priority, other.id) < key for other in self.waiting.values())
+        count = 0
+        for levels in self._classes.values():
+            for priority, queue in levels.queues.items():
+                if priority > mine.priority:
+                    continue
+                alive = [other for other in queue if other.id not in self._dead]
+                if priority < mine.priority:
+                    count += len(alive)
+                elif mine in alive:
+                    count += alive.index(mine)
+                else:
+                    count += sum(other.id < task for other in alive)
+        return count
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.waiting.values())
@@ -159,8 +182,9 @@ class TaskQueue:
         best: deque[Task] | None = None
         candidates = 0
         key = (0, 0)
+        dead = self._dead
         for kind, levels in list(self._classes.items()):
-            queue = levels.first()
+            queue = self._first(levels) if dead else levels.first()
             if queue is None:
                 del self._classes[kind]
                 continue
@@ -176,22 +200,34 @@ class TaskQueue:
                 key = (head.priority, head.id)
         return best, candidates == 1
 
-    def _is_dead(self, task: int) -> bool:
-        places = self._dead.get(task, 0)
-        if not places:
-            return False
-        if places == 1:
-            del self._dead[task]
-        else:
-            self._dead[task] = places - 1
-        return True
+    def _first(self, levels: _Levels) -> deque[Task] | None:
+        """The queue of the lowest priority number, with a task that waits at its head."""
+        queue = levels.first()
+        while queue is not None and self._is_dead(queue[0].id):
+            queue.popleft()
+            if not queue:
+                queue = levels.first()
+        return queue
 
-    def _compact(self) -> None:
-        tasks = sorted(self.waiting.values(), key=lambda task: task.id)
-        self._classes.clear()
+    def _is_dead(self, task: int) -> bool:
+        if task in self._dead:
+            self._dead.discard(task)
+            return True
+        return False
+
+    def _buried(self, tasks: Iterable[Task]) -> list[Task]:
+        """The same tasks, without old places of theirs: a task may be removed and come again."""
+        tasks = list(tasks)
+        if any(task.id in self._dead for task in tasks):
+            self._bury()
+        return tasks
+
+    def _bury(self) -> None:
+        """Give up the places of all tasks that were removed."""
+        for levels in self._classes.values():
+            for priority, queue in levels.queues.items():
+                levels.queues[priority] = deque(task for task in queue if task.id not in self._dead)
         self._dead.clear()
-        self.waiting.clear()
-        self.push(tasks)
 
     def sanity_check(self) -> None:
         """Every waiting task has exactly one live place, in the queue of its priority and walltime."""
@@ -202,9 +238,7 @@ class TaskQueue:
                 for task in queue:
                     places[task.id] = places.get(task.id, 0) + 1
                     assert task.priority == priority
-                    assert walltime_class(task.walltime) == kind
-        for task_id, count in self._dead.items():
-            places[task_id] -= count
-        live = {task_id for task_id, count in places.items() if count}
-        assert all(count in (0, 1) for count in places.values()), "a task waits in one place"
-        assert live == set(self.waiting), "places and index agree"
+                    assert kind in (max(0.0, task.walltime), walltime_class(task.walltime))
+        assert all(count == 1 for count in places.values()), "a task waits in one place"
+        assert self._dead <= places.keys(), "only places of removed tasks are left"
+        assert places.keys() - self._dead == self.waiting.keys(), "places and index agree"

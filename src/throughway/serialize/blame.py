@@ -38,7 +38,7 @@ def unpicklable(parts: Iterable[_Part], of: str, error: BaseException) -> Serial
     label, culprit, reason = found or (next(iter(dict(parts)), "something"), None, error)
     message = f"{label}{of} cannot be pickled: {_reason(reason)}"
     remedy = _remedy(culprit)
-    failure = SerializationError(f"{message}. {remedy}" if remedy else message)
+    failure = SerializationError(f"{message.rstrip('.')}. {remedy}" if remedy else message)
     failure.__cause__ = reason
     return failure
 
@@ -221,7 +221,7 @@ def _hint(error: BaseException) -> str:
     reason = _reason(error)
     if isinstance(error, AttributeError) and re.search(r"__(mp_)?main__", reason):
         return ". What a main script defines cannot be found by name: define it in a module of its own"
-    if isinstance(error, AttributeError):
+    if isinstance(error, AttributeError) and re.search("(get|no) attribute", reason):
         return ". The module there is another version than here, or the attribute is made at run time"
     if isinstance(error, TypeError) and "__init__" in reason:
         return ". Its class cannot be made from what was pickled: give it a __reduce__ method"

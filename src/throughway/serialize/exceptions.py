@@ -7,6 +7,7 @@ side.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -252,14 +253,11 @@ def _type_name(exc: BaseException) -> str:
 
 
 def _message(exc: BaseException) -> str:
+    text = ""
     for tell in (str, repr):
-        try:
-            text = tell(exc)
-        except Exception:  # the user's __str__ or __repr__ is broken: the next, or the type alone, must do
-            continue
-        if text:
-            return _cut(text, MAX_MESSAGE_BYTES)
-    return ""
+        with contextlib.suppress(Exception):  # a broken __str__ or __repr__: the other, or the type, must do
+            text = text or tell(exc)
+    return _cut(text, MAX_MESSAGE_BYTES)
 
 
 def _format(exc: BaseException) -> str:

@@ -82,6 +82,9 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
             cloudpickle.register_pickle_by_value(main)
         super().__init__(file, PROTOCOL, buffer_callback)
 
+    def dump(self, obj: Any) -> None:
+        pickle.Pickler.dump(self, obj)  # cloudpickle's own would hide a RecursionError
+
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is LruCache and not importable(obj):

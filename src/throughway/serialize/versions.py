@@ -50,6 +50,12 @@ _IMMUTABLE = frozenset(
 """Types whose instances never change, or are pickled by name: identity is enough."""
 
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset", "fdel"),
+    types.MethodType: ("__func__", "__self__"),
+}
 _UNPICKLED = frozenset({"__dict__", "__weakref__", "_abc_impl"})
 _MISSING = object()
 _missing = itertools.repeat(_MISSING)
@@ -279,14 +285,9 @@ class _Collector:
             for mapping in (value.keywords, value.__dict__):
                 self._count(mapping)
                 self._inside_mapping(mapping)
-        elif kind is staticmethod or kind is classmethod:
-            self.add(value.__func__)
-        elif kind is property:
-            for function in (value.fget, value.fset, value.fdel):
-                self.add(function)
-        elif kind is types.MethodType:
-            self.add(value.__func__)
-            self.add(value.__self__)
+        elif kind in _WRAPPERS:
+            for name in _WRAPPERS[kind]:
+                self.add(getattr(value, name))
         elif kind is LruCache:
             if not importable(value):
                 self.add(value.__wrapped__)

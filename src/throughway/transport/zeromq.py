@@ -11,8 +11,9 @@ How an end learns that the other is gone:
   a message came (``SRCFD``). So a listener knows a killed peer at once, though ROUTER sockets say nothing of peers.
 - A host that vanishes without a word is found by TCP keepalive in about half a minute while the connection is idle;
   while data is under way only the kernel's retransmission gives up, after minutes. Shells have heartbeats for that.
-- ZMTP's own heartbeats are off: they also kill the connection of a healthy peer that is merely slow to read, because
-  an end that has reached its high-water mark stops reading the answers too.
+- ZMTP's own heartbeats stay off. An end that has reached its high-water mark stops reading the answers too, so they
+  would end healthy peers that are slow to read; and in libzmq 4.3.5 they abort the whole process when they meet a
+  connection that broke while its input was stopped.
 
 A ROUTER does not know a peer before its first message, so that message opens it.
 """
@@ -31,7 +32,6 @@ from throughway.transport.curve import ZAP_DOMAIN, CurveKeys, Gate, check_key
 from throughway.transport.interface import MAX_BACKLOG_BYTES, MAX_MESSAGE_BYTES, Arrival, Closed, Opened
 from throughway.transport.zeromq_end import (
     BYTES_PER_TURN,
-    COPY_BYTES,
     FAREWELL,
     LINGER_SECONDS,
     MESSAGES_PER_TURN,
@@ -134,7 +134,7 @@ class ZmqListener(ZmqEnd):
             try:
                 self._socket.bind(f"tcp://{host}:{candidate or '*'}")
             except zmq.ZMQError as error:
-                if error.errno in (errno.EADDRINUSE, errno.EACCES) and len(candidates) > 1:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES) and candidate and not port:
                     continue
                 raise TransportError(f"cannot listen at port {candidate} of {address}: {error}") from error
             endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
@@ -158,6 +158,7 @@ class ZmqListener(ZmqEnd):
     def _read(self) -> None:
         recv = self._recv
         arrived = self._arrived
+        simple_bytes = self._simple_bytes
         size = 0
         try:
             for _ in range(MESSAGES_PER_TURN):
@@ -166,7 +167,7 @@ class ZmqListener(ZmqEnd):
                 peer = self._by_identity.get(identity)
                 if peer is None:
                     peer = self._open(identity, frame)
-                if frame.more or len(frame) >= COPY_BYTES or peer.muted:
+                if frame.more or len(frame) >= simple_bytes or peer.muted:
                     size += self._take(peer, frame)
                     if size > BYTES_PER_TURN:
                         break
@@ -330,12 +331,13 @@ class ZmqConnector(ZmqEnd):
     def _read(self) -> None:
         recv = self._recv
         arrived = self._arrived
+        simple_bytes = self._simple_bytes
         size = 0
         peer = self._peer
         try:
             for _ in range(MESSAGES_PER_TURN):
                 frame = recv(NOBLOCK, False)
-                if frame.more or len(frame) >= COPY_BYTES:
+                if frame.more or len(frame) >= simple_bytes:
                     size += self._take(peer, frame)
                     if size > BYTES_PER_TURN or self.closed:
                         break

@@ -42,6 +42,8 @@ _KEEPALIVE = {
     zmq.TCP_KEEPALIVE_INTVL: 5,
     zmq.TCP_KEEPALIVE_CNT: 4,
 }
+_CURVE_BYTES = 64
+"""An encrypted frame is at most this much larger than its content."""
 _MAX_REASON_BYTES = 1000
 _MONITOR = "inproc://monitor"
 _EVENT = struct.Struct("=Hi")
@@ -84,6 +86,8 @@ class ZmqEnd:
         self.refused = 0
         """handshakes that failed"""
         self.closed = False
+        self._simple_bytes = min(COPY_BYTES, max_message_bytes + 1)
+        """a lone frame of fewer bytes needs no further look"""
         self._arrived: list[Event] = []
         self._peers: dict[int, ZmqPeer] = {}
         self._backlogged: dict[ZmqPeer, None] = {}
@@ -103,7 +107,7 @@ class ZmqEnd:
             zmq.LINGER: round(LINGER_SECONDS * 1000),
             zmq.SNDHWM: HIGH_WATER_MESSAGES,
             zmq.RCVHWM: HIGH_WATER_MESSAGES,
-            zmq.MAXMSGSIZE: max_message_bytes,
+            zmq.MAXMSGSIZE: max_message_bytes + _CURVE_BYTES,
             zmq.HANDSHAKE_IVL: round(HANDSHAKE_SECONDS * 1000),
             **_KEEPALIVE,
         }.items():
@@ -139,9 +143,9 @@ class ZmqEnd:
         return events
 
     def pending(self) -> bool:
-        # libzmq's descriptor tells of each change once, and any call on the socket may take that in: so ask the socket
-        # itself after such calls.
-        if self._touched and not self.closed:
+        # libzmq's descriptor tells of each change once, and any call on the socket may take that in. So ask the
+        # socket itself after a call, and try again what it had no room for.
+        if (self._touched or self._backlogged) and not self.closed:
             self._touched = False
             if int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
                 self._readable = True
@@ -157,10 +161,9 @@ class ZmqEnd:
             raise TransportError(f"a message has 1 to {MAX_FRAMES} frames, not {len(frames)}")
         self._touched = True
         if not state.queue:
-            if self._transmit(state, frames):
-                return True
-            if state.lost:
-                return False
+            taken = self._transmit(state, frames)
+            if taken is not None:
+                return taken
         size = sum(map(frame_bytes, frames))
         if state.queued + size > self.max_backlog_bytes:
             waiting = f"{state.queued + size} bytes wait (limit: {self.max_backlog_bytes})"
@@ -214,8 +217,8 @@ class ZmqEnd:
 
     # ------------------------------------------------------------------------------------------------------- writing
 
-    def _transmit(self, peer: ZmqPeer, frames: Sequence[Buffer]) -> bool:
-        """Hand a message to libzmq. False where it has no room now, or the peer is `lost`."""
+    def _transmit(self, peer: ZmqPeer, frames: Sequence[Buffer]) -> bool | None:
+        """Hand a message to libzmq. None where it has no room now, False where the peer is lost."""
         send = self._send
         try:
             # Only the first part can find no room: libzmq counts whole messages.
@@ -225,7 +228,7 @@ class ZmqEnd:
             for index, frame in enumerate(frames):
                 send(frame, _MORE if index < last else NOBLOCK, frame_bytes(frame) < COPY_BYTES)
         except zmq.Again:
-            return False
+            return None
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

@@ -1,0 +1,153 @@
+"""The commands, and what ``--help`` says of them. Each command's module is loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from throughway.cli.__main__ import version
+
+AtLeastOne = Parameter(validator=Number(gte=1))
+Seconds = Parameter(validator=Number(gte=0.05))
+Flag = Parameter(negative="")
+
+app = App(
+    name="throughway",
+    help="Run Python functions on clusters: fast, without losing any, and saying why.",
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway demo`: parse the standard library on all cores, and see what that brings\n"
+        "- `throughway bench`: what a task costs on this machine, beside ProcessPoolExecutor\n"
+        "- `throughway status`: watch what is running\n"
+        "- `throughway COMMAND --help`: the options of a command, with examples\n"
+    ),
+    help_format="markdown",
+    version=version,
+    version_flags=["--version", "-V"],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def call(words: Sequence[str]) -> int:
+    """Run the command that the words name; the exit status.
+
+    Raises:
+        SystemExit: the words cannot be understood, which was said; its status is 2.
+    """
+    status = app(list(words))
+    return status if isinstance(status, int) else 0
+
+
+@app.command(
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway demo --limit 200`: only the first 200 files\n"
+        "- `throughway demo --workers 1`: what the tasks themselves cost\n"
+    )
+)
+def demo(
+    *,
+    limit: Annotated[int | None, AtLeastOne] = None,
+    workers: Annotated[int | None, AtLeastOne] = None,
+    run_dir: str | None = None,
+) -> int:
+    """Parse the standard library's source files in tasks, and compare with the same done serially.
+
+    Each file is a task: how many lines, classes and functions it has, and how complex each function is. The
+    exit status is 0 where both ways give the same results.
+
+    Parameters
+    ----------
+    limit
+        Parse this many files at most.
+    workers
+        Run this many workers; by default one on each core.
+    run_dir
+        Folder in which the run keeps its logs; by default the user's state folder.
+    """
+    from throughway.cli.demo import demonstrate
+
+    return demonstrate(Console(), limit=limit, workers=workers, run_dir=run_dir)
+
+
+@app.command(
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway bench --tasks 100000 --rounds 5`: longer, and so steadier\n"
+        "- `throughway bench --json bench.json`: with every figure in a file\n"
+    )
+)
+def bench(
+    *,
+    tasks: Annotated[int, AtLeastOne] = 10_000,
+    workers: Annotated[int | None, AtLeastOne] = None,
+    rounds: Annotated[int, AtLeastOne] = 3,
+    json: str | None = None,
+    run_dir: str | None = None,
+) -> int:
+    """Measure what a task costs on this machine, beside the standard library's ProcessPoolExecutor.
+
+    The tasks do nothing, so that what is measured is all that surrounds them. Both take turns; the table
+    shows medians over the rounds.
+
+    Parameters
+    ----------
+    tasks
+        Tasks in one measurement of throughput.
+    workers
+        Workers of each executor; by default one on each core.
+    rounds
+        How often each measurement is repeated.
+    json
+        Write every figure of every round to this file.
+    run_dir
+        Folder in which the runs keep their logs; by default the user's state folder.
+    """
+    from throughway.cli.bench import benchmark
+
+    return benchmark(Console(), tasks=tasks, workers=workers, rounds=rounds, json_file=json, run_dir=run_dir)
+
+
+@app.command(
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway status`: the only run there is; where several are, their ids are listed\n"
+        "- `throughway status docking --interval 5`: the run with the label docking\n"
+        "- `throughway status --once --json`: for scripts\n"
+    )
+)
+def status(
+    run: str | None = None,
+    /,
+    *,
+    once: Annotated[bool, Flag] = False,
+    json: Annotated[bool, Flag] = False,
+    interval: Annotated[float, Seconds] = 1.0,
+    run_dir: str | None = None,
+) -> int:
+    """Watch a running executor: its managers, workers, queue and rates. Ctrl-C leaves it running.
+
+    The exit status is 1 where nothing is running.
+
+    Parameters
+    ----------
+    run
+        Id (or its beginning) or label of the run, where several are running.
+    once
+        Print once, and exit.
+    json
+        Print JSON: one document a line.
+    interval
+        Seconds between two looks.
+    run_dir
+        The executor's `run_dir`, where it was given one.
+    """
+    from throughway.cli.status import watch
+
+    return watch(Console(), sys.stdout, run=run, once=once, json=json, interval=interval, run_dir=run_dir)

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import math
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from throughway.blocks.plan import plan
+from throughway.blocks.policy import BlockPolicy
+from throughway.blocks.state import QUOTED, REMEMBERED, Ledger
+from throughway.providers.interface import JobId, JobState, JobStatus
+
+POLICY = BlockPolicy(target=2, max_blocks=3, spacing=1.0, longest_wait=8.0, short_life=10.0, linger=30.0)
+
+
+class Story:
+    """A ledger with blocks whose jobs are named after them."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.ledger = Ledger(POLICY)
+        self.open(count)
+
+    def open(self, count: int = 1, now: float = 0.0) -> None:
+        for block in self.ledger.open(count, 1, now):
+            self.ledger.submitted(block, JobId(f"j{block.id}"))
+
+    def hear(self, job: str, state: JobState, now: float, code: int | None = None, message: str = "") -> None:
+        self.ledger.heard({JobId(job): JobStatus(state, code, message)}, now)
+        self.ledger.sanity_check()
+
+    def states(self) -> list[JobState]:
+        return [block.state for block in self.ledger.blocks()]
+
+    def block(self, id: str) -> tuple[JobState, float, str]:
+        (found,) = (block for block in self.ledger.blocks() if block.id == id)
+        return found.state, found.since, found.words()
+
+
+def test_the_life_of_a_block() -> None:
+    story = Story()
+    ledger = story.ledger
+    assert story.block("0") == (JobState.PENDING, 0.0, "")
+    story.hear("j0", JobState.RUNNING, 1.0)
+    assert story.block("0") == (JobState.RUNNING, 1.0, "")
+    ledger.joined("0", 2.0)
+    assert ledger.view().managers == 1
+    ledger.left("0", "drained", False, 3.0)
+    assert story.block("0") == (JobState.RUNNING, 1.0, "drained")
+    story.hear("j0", JobState.COMPLETED, 4.0, 0)
+    assert story.block("0") == (JobState.COMPLETED, 4.0, "drained")
+    assert ledger.view() == (0, 0, 0, -math.inf, 0.0)
+    assert ledger.job_ids() == []
+
+
+def test_a_drained_block_is_no_failure_however_short_it_lived() -> None:
+    story = Story(2)
+    story.hear("j0", JobState.FAILED, 1.0, 1)
+    assert story.ledger.failures == 1
+    story.ledger.joined("1", 1.0)
+    story.ledger.left("1", "drained", False, 1.1)
+    story.hear("j1", JobState.COMPLETED, 1.2, 0)
+    assert story.ledger.failures == 0
+
+
+def test_a_job_that_ends_without_a_manager_is_missing_and_failed() -> None:
+    story = Story()
+    story.hear("j0", JobState.COMPLETED, 1.0, 0)
+    state, _, words = story.block("0")
+    assert state is JobState.MISSING
+    assert "no manager ever registered" in words
+    assert story.ledger.failures == 1
+
+
+def test_the_last_words_are_kept() -> None:
+    story = Story()
+    story.ledger.turned_away("0", "it runs Python 3.9")
+    story.hear("j0", JobState.RUNNING, 0.5)
+    story.hear("j0", JobState.FAILED, 1.0, 137, "ended by SIGKILL")
+    assert story.block("0") == (JobState.FAILED, 1.0, "it runs Python 3.9; ended by SIGKILL")
+    assert story.ledger.blocks()[0].report() == JobStatus(
+        JobState.FAILED, 137, "it runs Python 3.9; ended by SIGKILL"
+    )
+
+
+def test_managers_that_die_within_seconds_are_failures() -> None:
+    story = Story()
+    for attempt in range(3):
+        now = 100.0 * attempt
+        story.ledger.joined(str(attempt), now)
+        story.ledger.left(str(attempt), "connection closed", True, now + 5)
+        story.hear(f"j{attempt}", JobState.FAILED, now + 60, 1)
+        assert story.ledger.failures == attempt + 1
+        story.open(now=now + 61)
+
+
+def test_managers_that_die_after_a_while_are_none() -> None:
+    story = Story()
+    story.hear("j0", JobState.FAILED, 1.0, 1)
+    story.open()
+    story.ledger.joined("1", 2.0)
+    story.ledger.left("1", "connection closed", True, 12.0)
+    story.hear("j1", JobState.FAILED, 12.0, 1)
+    assert story.ledger.failures == 0
+    assert not story.ledger.failed
+
+
+def test_a_block_that_works_forgives_at_its_deadline() -> None:
+    story = Story(2)
+    story.hear("j0", JobState.FAILED, 1.0, 1)
+    story.ledger.joined("1", 2.3)
+    assert story.ledger.deadline() == 12.3
+    story.ledger.settle(12.2)
+    assert story.ledger.failures == 1
+    story.ledger.settle(12.3)
+    assert story.ledger.failures == 0
+    assert story.ledger.deadline() == math.inf
+
+
+def test_a_block_that_goes_on_working_forgives_once_only() -> None:
+    story = Story(2)
+    story.ledger.joined("0", 1.0)
+    story.hear("j1", JobState.FAILED, 20.0, 1)
+    story.ledger.settle(21.0)
+    assert story.ledger.failures == 1
+    assert story.ledger.deadline() == math.inf
+    story.open()
+    story.hear("j2", JobState.FAILED, 30.0, 1)
+    story.ledger.settle(31.0)
+    assert story.ledger.failures == 2
+    story.ledger.left("0", "connection closed", True, 40.0)
+    story.hear("j0", JobState.FAILED, 40.0, 1)
+    assert story.ledger.failures == 0
+
+
+def test_blocks_of_one_attempt_fail_once() -> None:
+    story = Story(5)
+    for k in range(5):
+        story.hear(f"j{k}", JobState.FAILED, 1.0 + k, 1)
+    assert (story.ledger.failures, story.ledger.failed_at) == (1, 1.0)
+    assert len(story.ledger.failed) == 5
+    story.open()
+    story.hear("j5", JobState.FAILED, 9.0, 1)
+    assert (story.ledger.failures, story.ledger.failed_at) == (2, 9.0)
+
+
+def test_registration_is_the_truth() -> None:
+    """A wrong word of the scheduler does not end a block whose manager is there; words that stay do."""
+    story = Story()
+    story.ledger.joined("0", 1.0)
+    story.hear("j0", JobState.PENDING, 2.0)
+    assert story.states() == [JobState.RUNNING]
+    story.hear("j0", JobState.COMPLETED, 3.0)
+    assert story.states() == [JobState.RUNNING]
+    story.hear("j0", JobState.RUNNING, 4.0)
+    assert story.ledger.deadline() == math.inf
+    story.hear("j0", JobState.FAILED, 5.0, 1)
+    story.hear("j0", JobState.FAILED, 6.0, 1)
+    assert story.ledger.deadline() == 35.0
+    story.ledger.settle(34.0)
+    assert story.states() == [JobState.RUNNING]
+    story.ledger.settle(35.0)
+    assert story.states() == [JobState.FAILED]
+    assert story.ledger.failures == 0
+
+
+def test_the_block_ends_when_its_last_manager_leaves_after_its_job() -> None:
+    story = Story()
+    story.ledger.joined("0", 1.0)
+    story.ledger.joined("0", 1.0)
+    story.hear("j0", JobState.COMPLETED, 20.0, 0)
+    story.ledger.left("0", "drained", False, 21.0)
+    assert story.states() == [JobState.RUNNING]
+    story.ledger.left("0", "drained", False, 22.0)
+    assert story.states() == [JobState.COMPLETED]
+
+
+def test_a_manager_that_comes_back() -> None:
+    story = Story()
+    story.ledger.joined("0", 1.0)
+    story.ledger.left("0", "silent", True, 2.0)
+    assert story.ledger.view()[:2] == (1, 0)
+    story.ledger.joined("0", 3.0)
+    assert story.ledger.view()[:2] == (1, 1)
+
+
+def test_silence_changes_nothing() -> None:
+    story = Story(2)
+    story.hear("j0", JobState.RUNNING, 1.0)
+    story.hear("j0", JobState.UNKNOWN, 2.0, message="squeue: timed out")
+    assert story.block("0") == (JobState.RUNNING, 1.0, "squeue: timed out")
+    assert story.block("1") == (JobState.PENDING, 0.0, "")
+    story.hear("j0", JobState.HELD, 3.0)
+    assert story.block("0") == (JobState.HELD, 3.0, "")
+
+
+def test_cancelled_blocks_are_no_failures_and_end_at_once() -> None:
+    story = Story(2)
+    story.ledger.joined("0", 1.0)
+    story.ledger.cancelling([JobId("j0"), JobId("j1"), JobId("unknown")])
+    story.hear("j0", JobState.FAILED, 2.0, 1)
+    story.hear("j1", JobState.COMPLETED, 2.0, 0)
+    assert story.states() == [JobState.CANCELLED, JobState.CANCELLED]
+    assert story.ledger.failures == 0
+
+
+def test_a_job_cancelled_by_others_before_any_manager_came_is_a_failure() -> None:
+    story = Story()
+    story.hear("j0", JobState.CANCELLED, 1.0)
+    assert (story.states(), story.ledger.failures) == ([JobState.CANCELLED], 1)
+
+
+def test_not_submitted() -> None:
+    ledger = Ledger(POLICY)
+    for block in ledger.open(2, 1, 5.0):
+        ledger.not_submitted(block, "sbatch: invalid partition", 6.0)
+    ledger.sanity_check()
+    assert ledger.failures == 1
+    assert [block.report().message for block in ledger.blocks()] == ["sbatch: invalid partition"] * 2
+
+
+def test_strangers_are_left_alone() -> None:
+    story = Story()
+    story.hear("j0", JobState.FAILED, 1.0, 1)
+    for block in ("0", "99", "mine"):
+        story.ledger.joined(block, 2.0)
+        story.ledger.left(block, "gone", True, 3.0)
+        story.ledger.turned_away(block, "no")
+    story.hear("j99", JobState.RUNNING, 4.0)
+    assert story.states() == [JobState.FAILED]
+    story.ledger.sanity_check()
+
+
+def test_memory_is_bounded() -> None:
+    story = Story(0)
+    for k in range(REMEMBERED + 50):
+        story.open()
+        story.hear(f"j{k}", JobState.FAILED, float(k), 1)
+    assert len(story.ledger.blocks()) == REMEMBERED
+    assert len(story.ledger.failed) == QUOTED
+
+
+ENDS = (JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED)
+WORDS = (JobState.PENDING, JobState.RUNNING, JobState.HELD, JobState.UNKNOWN)
+
+
+class Weeks(RuleBasedStateMachine):
+    """Whatever schedulers and managers do: never too many blocks, and attempts that fail become rare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(POLICY)
+        self.now = 0.0
+        self.started_at = -math.inf
+
+    @rule(seconds=st.sampled_from((0.0, 0.125, 1.0, 5.0, 60.0)), accepted=st.booleans())
+    def act(self, seconds: float, accepted: bool) -> None:
+        self.now += seconds
+        self.ledger.settle(self.now)
+        todo = plan(self.ledger.view(), POLICY, self.now)
+        assert todo.give_up == (self.ledger.failures >= 3 and not self.ledger.view().managers)
+        if todo.give_up:
+            self.ledger = Ledger(POLICY)
+            self.started_at = -math.inf
+            return
+        if not todo.start:
+            return
+        failures = self.ledger.failures
+        assert self.now - self.started_at >= max(POLICY.spacing, POLICY.wait(failures))
+        assert todo.start == 1 or not failures
+        self.started_at = self.now
+        for block in self.ledger.open(todo.start, 1, self.now):
+            if accepted:
+                self.ledger.submitted(block, JobId(f"j{block.id}"))
+            else:
+                self.ledger.not_submitted(block, "refused", self.now)
+
+    @precondition(lambda self: self.ledger.live)
+    @rule(data=st.data(), state=st.sampled_from(ENDS + WORDS), code=st.sampled_from((0, 1, None)))
+    def scheduler(self, data: st.DataObject, state: JobState, code: int | None) -> None:
+        job = data.draw(st.sampled_from(self.ledger.job_ids()))
+        self.ledger.heard({job: JobStatus(state, code if state.terminal else None)}, self.now)
+
+    @precondition(lambda self: self.ledger.live)
+    @rule(data=st.data(), joins=st.booleans(), lost=st.booleans())
+    def manager(self, data: st.DataObject, joins: bool, lost: bool) -> None:
+        block = data.draw(st.sampled_from(sorted(self.ledger.live)))
+        if joins:
+            self.ledger.joined(block, self.now)
+        else:
+            self.ledger.left(block, "gone", lost, self.now)
+
+    @invariant()
+    def holds(self) -> None:
+        self.ledger.sanity_check()
+        assert len(self.ledger.live) <= POLICY.max_blocks
+        if not self.ledger.failures and all(block.gone_at is None for block in self.ledger.live.values()):
+            assert self.ledger.deadline() == math.inf
+
+
+Weeks.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+TestWeeks = Weeks.TestCase

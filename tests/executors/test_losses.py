@@ -1,0 +1,267 @@
+"""Workers and managers that die, and tasks that run for too long."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import throughway
+from tests.executors import tasks
+from tests.waiting import wait_until
+from throughway import HighThroughputExecutor
+
+
+@pytest.fixture
+def executor(runs: Path) -> Iterator[HighThroughputExecutor]:
+    """One for each test: these kill its workers."""
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs) as own:
+        yield own
+
+
+def segfault() -> None:
+    print("about to read address 0", file=sys.stderr)
+    ctypes.string_at(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "exit_code", "signal_number", "words"),
+    [
+        (lambda: sys.exit(3), 3, None, "status 3"),
+        (lambda: sys.exit("a reason"), 1, None, "a reason"),
+        (lambda: os._exit(7), 7, None, "status 7"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), None, 9, "memory"),
+        (segfault, None, 11, "about to read address 0"),
+        (lambda: os.abort(), None, 6, "SIGABRT"),
+    ],
+)
+def test_the_death_of_a_worker_costs_its_task(
+    executor: HighThroughputExecutor, function: object, exit_code: int | None, signal_number: int | None, words: str
+) -> None:
+    before = time.monotonic()
+    future = executor.submit(function)  # type: ignore[arg-type]
+    others = [executor.submit(tasks.add, index) for index in range(200)]
+    error = future.exception(timeout=10)
+    assert isinstance(error, throughway.WorkerLost)
+    assert time.monotonic() - before < 5
+    assert (error.exit_code, error.signal) == (exit_code, signal_number)
+    assert words in str(error)
+    assert error.host in str(error)
+    assert error.log in str(error)
+    assert Path(error.log).exists()
+    assert [other.result(timeout=10) for other in others] == list(range(200))
+
+
+def test_workers_are_replaced(executor: HighThroughputExecutor) -> None:
+    for _ in range(5):
+        with pytest.raises(throughway.WorkerLost):
+            executor.submit(os._exit, 1).result(timeout=10)
+    pids = {future.result(timeout=10) for future in [executor.submit(tasks.worker_pid) for _ in range(2000)]}
+    assert len(pids) == 2
+
+
+def test_a_killed_idle_worker_costs_nothing(executor: HighThroughputExecutor) -> None:
+    pid = executor.submit(tasks.worker_pid).result(timeout=10)
+    os.kill(pid, signal.SIGKILL)
+    assert [executor.submit(tasks.add, index).result(timeout=10) for index in range(50)] == list(range(50))
+
+
+def test_retries_run_lost_tasks_again(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    futures = [executor.options(retries=1).submit(tasks.die_once, str(tmp_path), index) for index in range(6)]
+    assert [future.result(timeout=30) for future in futures] == list(range(6))
+    assert all((tmp_path / str(index)).stat().st_size == 2 for index in range(6))
+
+
+def test_retries_end(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    def poison(folder: str) -> None:
+        tasks.count_run(folder, "poison")
+        os._exit(1)
+
+    with pytest.raises(throughway.WorkerLost):
+        executor.options(retries=2).submit(poison, str(tmp_path)).result(timeout=10)
+    assert (tmp_path / "poison").stat().st_size == 3
+
+
+def test_a_function_that_raises_is_not_retried(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    def fail(folder: str) -> None:
+        tasks.count_run(folder, "failed")
+        raise ValueError("once")
+
+    with pytest.raises(ValueError, match="once"):
+        executor.options(retries=5).submit(fail, str(tmp_path)).result(timeout=10)
+    assert (tmp_path / "failed").stat().st_size == 1
+
+
+def test_walltime(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    gate = str(tmp_path / "never")
+    before = time.monotonic()
+    future = executor.options(walltime=0.2).submit(tasks.hold, gate)
+    others = [executor.submit(tasks.add, index) for index in range(100)]
+    with pytest.raises(throughway.WalltimeExceeded, match="walltime"):
+        future.result(timeout=10)
+    assert 0.2 <= time.monotonic() - before < 5
+    assert isinstance(future.exception(), TimeoutError)
+    assert [other.result(timeout=10) for other in others] == list(range(100))
+    quick = [executor.options(walltime=5).submit(tasks.add, index) for index in range(20)]
+    assert [future.result(timeout=10) for future in quick] == list(range(20))
+
+
+def test_what_a_task_started_dies_with_it(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    def start_child(path: str) -> None:
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "600"])
+        Path(path).write_text(str(child.pid))
+        child.wait()
+
+    path = tmp_path / "pid"
+    future = executor.submit(start_child, str(path))
+    wait_until(lambda: path.exists() and path.read_text() != "", 10, "the child to start")
+    executor.kill(future)
+    with pytest.raises(throughway.TaskKilled):
+        future.result(timeout=10)
+    wait_until(lambda: not alive(int(path.read_text())), 5, "the child to be gone")
+
+
+def test_a_long_task_holds_up_no_other(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    warm = [executor.submit(tasks.add, index) for index in range(5000)]
+    mixed = [
+        executor.submit(tasks.hold, gate) if index == 50 else executor.submit(tasks.add, index) for index in range(1000)
+    ]
+    rest = [future.result(timeout=10) for index, future in enumerate(mixed) if index != 50]
+    assert len(rest) == 999
+    assert not mixed[50].done()
+    Path(gate).touch()
+    assert mixed[50].result(timeout=10) > 0
+    assert all(future.done() for future in warm)
+
+
+def test_a_lost_manager_is_noticed_and_replaced(runs: Path, tmp_path: Path) -> None:
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs) as executor:
+        started = tmp_path / "started"
+        lost = executor.submit(tasks.hold, str(tmp_path / "never"), str(started))
+        wait_until(started.exists, 10, "the task to start")
+        gate = tmp_path / "gate"
+        retried = executor.options(retries=1).submit(tasks.hold, str(gate), str(tmp_path / "retried"))
+        wait_until((tmp_path / "retried").exists, 10, "the other task to start")
+        (manager,) = executor.connected_managers()
+        before = time.monotonic()
+        os.kill(manager.pid, signal.SIGKILL)
+        with pytest.raises(throughway.ManagerLost, match=manager.manager):
+            lost.result(timeout=10)
+        assert time.monotonic() - before < 1
+        gate.touch()
+        assert retried.result(timeout=20) > 0
+        assert executor.submit(tasks.add, 1).result(timeout=20) == 1
+        wait_until(lambda: not alive(int(started.read_text())), 5, "the lost manager's workers to be gone")
+
+
+def test_the_loss_of_the_interchange_fails_every_future(runs: Path, tmp_path: Path) -> None:
+    executor = HighThroughputExecutor(max_workers_per_node=1, run_dir=runs)
+    started = tmp_path / "started"
+    futures = [executor.submit(tasks.hold, str(tmp_path / "never"), str(started)) for _ in range(3)]
+    wait_until(started.exists, 10, "the task to start")
+    assert executor._run is not None
+    before = time.monotonic()
+    os.kill(executor._run.shell.interchange_pid, signal.SIGKILL)
+    for future in futures:
+        with pytest.raises(throughway.InterchangeLost):
+            future.result(timeout=10)
+    assert time.monotonic() - before < 2
+    wait_until(lambda: not executor._ready, 5, "the executor to refuse")
+    with pytest.raises(throughway.InterchangeLost):
+        executor.submit(tasks.add, 1)
+    executor.shutdown()
+    wait_until(lambda: not alive(int(started.read_text())), 5, "the workers to be gone")
+
+
+def test_a_dead_zygote_is_replaced(executor: HighThroughputExecutor) -> None:
+    assert executor.submit(tasks.add, 1).result(timeout=10) == 1
+    (manager,) = executor.connected_managers()
+    (zygote,) = children(manager.pid)
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: bool(children(manager.pid)) and children(manager.pid) != [zygote], 10, "another zygote")
+    assert [executor.submit(tasks.add, index).result(timeout=10) for index in range(20)] == list(range(20))
+
+
+def test_an_initializer_runs_first(runs: Path) -> None:
+    def prepare(value: str) -> None:
+        os.environ["PREPARED"] = value
+
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, initializer=prepare, initargs=("yes",)) as executor:
+        assert {executor.submit(tasks.environment, "PREPARED").result(timeout=10) for _ in range(20)} == {"yes"}
+
+
+def test_an_initializer_that_raises_fails_every_future(runs: Path) -> None:
+    def prepare() -> None:
+        raise OSError("no licence")
+
+    executor = HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, initializer=prepare)
+    futures = [executor.submit(tasks.add, 1) for _ in range(3)]
+    for future in futures:
+        error = future.exception(timeout=10)
+        assert isinstance(error, throughway.InitializerFailed)
+        assert isinstance(error.__cause__, OSError)
+    executor.shutdown()
+
+
+def test_max_tasks_per_child(runs: Path) -> None:
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, max_tasks_per_child=10) as executor:
+        futures = [executor.submit(tasks.worker_pid) for _ in range(200)]
+        pids = [future.result(timeout=30) for future in futures]
+    assert max(pids.count(pid) for pid in set(pids)) <= 10
+    assert len(set(pids)) >= 20
+
+
+def test_blocks_that_fail_end_in_a_clear_error(runs: Path) -> None:
+    from throughway.providers.local import LocalProvider
+
+    provider = LocalProvider(worker_init="echo 'the module system is down' >&2; exit 9")
+    executor = HighThroughputExecutor(provider=provider, run_dir=runs)
+    future = executor.submit(tasks.add, 1)
+    with pytest.raises(throughway.ExecutorFailed, match="the module system is down"):
+        future.result(timeout=30)
+    with pytest.raises(throughway.ExecutorFailed):
+        executor.submit(tasks.add, 1)
+    executor.shutdown()
+
+
+def test_callers_blocked_at_the_bound_learn_that_it_broke(runs: Path, tmp_path: Path) -> None:
+    executor = HighThroughputExecutor(max_workers_per_node=1, run_dir=runs, max_outstanding=1)
+    started = tmp_path / "started"
+    executor.submit(tasks.hold, str(tmp_path / "never"), str(started))
+    wait_until(started.exists, 10, "the task to start")
+    errors: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            executor.submit(tasks.add, 1)
+        except throughway.ThroughwayError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    assert executor._run is not None
+    os.kill(executor._run.shell.interchange_pid, signal.SIGKILL)
+    thread.join(10)
+    assert [type(error) for error in errors] == [throughway.InterchangeLost]
+    executor.shutdown()
+
+
+def alive(pid: int) -> bool:
+    from throughway.executors.run_folder import process_started
+
+    return process_started(pid) is not None
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split() if alive(int(child))]

@@ -1,0 +1,265 @@
+"""A bench for the interchange's reactor: events in, one by one, and every action looked at.
+
+Messages go over the bench as they go over a wire: each is encoded, and decoded as its receiver would decode it, so a
+message that does not belong to the receiver's union fails the test. After every event the reactor takes its turn, the
+state checks itself, and what was done lies in boxes by peer until the test takes it out. `emptiness_check` fails where
+something was done that no test asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.reactor import InterchangeReactor
+from throughway.interchange.selectors import LeastLoadedSelector, ManagerSelector
+from throughway.interchange.state import InterchangeState, ManagerRecord
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.version import PROTOCOL_VERSION
+
+PYTHON = "3.11.7"
+PERIOD = 30.0
+THRESHOLD = 120.0
+
+
+class Told(NamedTuple):
+    """A message as its receiver sees it: decoded, and its payload frames."""
+
+    message: Any
+    frames: tuple[Buffer, ...] = ()
+
+
+class Gone(NamedTuple):
+    """The interchange let the peer go."""
+
+    reason: str
+
+
+Box: TypeAlias = list[Told | Gone]
+
+
+def function(number: int, payload: bytes = b"") -> m.Function:
+    """A function; its payload is derived from its number, so that a mixed up one is seen."""
+    return m.Function(number, f"f{number}", payload or b"code of %d" % number)
+
+
+def task(number: int, *, fn: int = 1, frames: int = 0, priority: int = 0, walltime: float = 0.0) -> m.Task:
+    """A task; its payload is derived from its number."""
+    return m.Task(number, fn, b"arguments of %d" % number, frames, priority, walltime)
+
+
+def tasks(*numbers: int, **options: Any) -> list[m.Task]:
+    """Several alike."""
+    return [task(number, **options) for number in numbers]
+
+
+def hello(name: str, **options: Any) -> m.ManagerHello:
+    """How manager ``name`` introduces itself; two workers that prefetch nothing unless said otherwise."""
+    workers = options.pop("workers", 2)
+    fields: dict[str, Any] = {
+        "protocol": PROTOCOL_VERSION,
+        "id": name,
+        "host": f"host-{name}",
+        "block": "0",
+        "pid": 4000,
+        "python": PYTHON,
+        "version": "1.0",
+        "workers": workers,
+        "capacity": workers,
+        "cores": workers,
+        "memory": 1 << 30,
+        "started": 0.0,
+        "log": f"/logs/{name}",
+    }
+    return m.ManagerHello(**{**fields, **options})
+
+
+class Bench:
+    """One reactor, its clock, and the peers around it. Managers are called by their names.
+
+    Args:
+        selector: makes the selector, once for managers with idle workers, once for those with room.
+    """
+
+    def __init__(
+        self,
+        selector: type[ManagerSelector] | Any = LeastLoadedSelector,
+        *,
+        period: float = PERIOD,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        self.now = 1000.0
+        self.state = InterchangeState("run", "label", self.now, selector(), selector())
+        self.reactor = InterchangeReactor(
+            self.state, python=PYTHON, heartbeat_period=period, heartbeat_threshold=threshold
+        )
+        self.peers: dict[str, int] = {}
+        self.boxes: dict[int, Box] = {}
+        self.logs: list[Log] = []
+        self.exit: str | None = None
+        self.trace: list[Action] = []
+        """every action of the last step, in order"""
+        self.history: list[tuple[float, Action]] = []
+        """every action since the start, and when"""
+        self.raw: list[Buffer] = []
+        """the frames of the last message that a manager sent"""
+        self._sent_functions: set[int] = set()
+        self._last_peer = 0
+
+    # ---------------------------------------------------------------------------------------------------- events in
+
+    def executor(self, message: m.FromExecutor, frames: Sequence[Buffer] = ()) -> None:
+        """The executor says something."""
+        decoded = codec.decode_from_executor(codec.encode(message))
+        self.reactor.executor_said(decoded, list(frames), self.now)
+        self.step()
+
+    def submit(self, tasks: Sequence[m.Task], frames: Sequence[Buffer] = (), forget: Iterable[int] = ()) -> None:
+        """The executor submits tasks, with those of their functions that it has not sent before."""
+        new = sorted({task.function for task in tasks} - self._sent_functions)
+        self._sent_functions.update(new)
+        self._sent_functions.difference_update(forget)
+        self.executor(m.Submit(list(tasks), [function(number) for number in new], list(forget)), frames)
+
+    def ask(self, topic: str, subject: str = "", *, request: int = 1) -> None:
+        """The executor asks."""
+        self.executor(m.Ask(request, topic, subject))
+
+    def join(self, name: str, **options: Any) -> ManagerRecord:
+        """A manager introduces itself and is expected to be welcomed; what this causes is taken out of the boxes."""
+        self.say_hello(name, **options)
+        manager = self.state.managers[name]
+        first, *rest = self.box(name)
+        assert first == Told(m.Welcome(PROTOCOL_VERSION, self.reactor._period, self.reactor._threshold))
+        self.boxes[manager.peer] = rest
+        joined = Told(m.ManagerJoined(name, manager.host, manager.block, manager.workers))
+        self.boxes[EXECUTOR].remove(joined)
+        return manager
+
+    def say_hello(self, name: str, **options: Any) -> None:
+        """A fresh peer introduces itself as manager ``name``."""
+        self._last_peer += 1
+        self.peers[name] = self._last_peer
+        said = codec.decode_hello(codec.encode(hello(name, **options)))
+        assert isinstance(said, m.ManagerHello)
+        self.reactor.manager_said_hello(self._last_peer, said, self.now)
+        self.step()
+
+    def manager(self, name: str, message: m.FromManager, frames: Sequence[Buffer] = ()) -> None:
+        """A manager says something."""
+        self.raw = [codec.encode(message), *frames]
+        decoded = codec.decode_from_manager(self.raw[0])
+        self.reactor.manager_said(self.peers[name], decoded, self.raw, self.now)
+        self.step()
+
+    def results(self, name: str, *numbers: int, capacity: int | None = None, busy: float = 0.0) -> None:
+        """A manager reports that these tasks returned."""
+        manager = self.state.managers.get(name)
+        if capacity is None:
+            capacity = manager.capacity if manager is not None else 0
+        message = m.Results(name, capacity, list(numbers), bytes(len(numbers)), [0] * len(numbers), {}, busy)
+        self.manager(name, message, [codec.encode([b"value of %d" % number for number in numbers])])
+
+    def close(self, name: str, reason: str = "closed") -> None:
+        """A peer's connection ends."""
+        self.reactor.peer_left(self.peers[name], reason, self.now)
+        self.step()
+
+    def observe(self, peer: int, ask: m.Ask) -> None:
+        """A peer that is no manager asks."""
+        self.reactor.observer_said(peer, ask, self.now)
+        self.step()
+
+    def tick(self, seconds: float) -> None:
+        """Time passes; the reactor is woken at each of its deadlines, as a shell would."""
+        end = self.now + seconds
+        while True:
+            deadline = self.reactor.next_deadline()
+            if deadline is None or deadline > end:
+                break
+            self.now = max(self.now, deadline)
+            self.step()
+        self.now = end
+        self.step()
+
+    def step(self) -> None:
+        """The reactor takes its turn, and the state is checked before and after."""
+        self.state.sanity_check()
+        self.trace = self.reactor.turn(self.now)
+        self.state.sanity_check()
+        for action in self.trace:
+            self.history.append((self.now, action))
+            self._file(action)
+
+    def _file(self, action: Action) -> None:
+        match action:
+            case Send(peer=peer, message=message, frames=frames):
+                header = codec.encode(message)
+                decoded = self._decode(peer, message, header)
+                assert decoded == message
+                self.boxes.setdefault(peer, []).append(Told(decoded, tuple(frames)))
+            case Forward(peer=peer, frames=frames):
+                assert peer == EXECUTOR, "only an executor is sent what managers said"
+                self.boxes.setdefault(peer, []).append(Told(codec.decode_to_executor(frames[0]), tuple(frames[1:])))
+            case Disconnect(peer=peer, reason=reason):
+                self.boxes.setdefault(peer, []).append(Gone(reason))
+            case Exit(reason=reason):
+                assert self.exit is None, "it ends once"
+                self.exit = reason
+            case Log():
+                self.logs.append(action)
+
+    def _decode(self, peer: int, message: m.Message, header: bytes) -> Any:
+        if isinstance(message, m.Welcome | m.Refused):
+            return codec.decode_greeting(header)
+        # An observer, as the executor, is sent answers.
+        return (codec.decode_to_executor if peer not in self.peers.values() else codec.decode_to_manager)(header)
+
+    # ------------------------------------------------------------------------------------------------------ what came
+
+    def box(self, name: str) -> Box:
+        """What lies there for a manager, or for ``"executor"``; it stays there."""
+        return self.boxes.get(EXECUTOR if name == "executor" else self.peers[name], [])
+
+    def told(self, name: str) -> list[Any]:
+        """What a manager, or ``"executor"``, was told since the last look, frames left out; it is taken out."""
+        peer = EXECUTOR if name == "executor" else self.peers[name]
+        return [entry.message if isinstance(entry, Told) else entry for entry in self.boxes.pop(peer, [])]
+
+    def told_with_frames(self, name: str) -> Box:
+        """As `told`, with the frames."""
+        return self.boxes.pop(EXECUTOR if name == "executor" else self.peers[name], [])
+
+    def assigned(self, name: str) -> list[int]:
+        """The tasks that a manager was assigned since the last look, and nothing else was said to it."""
+        told = self.told(name)
+        assert all(isinstance(message, m.Assign) for message in told), told
+        return [task.id for message in told for task in message.tasks]
+
+    def answer(self, *, request: int = 1) -> bytes:
+        """The payload of the only thing that the executor was told: an answer."""
+        (message,) = self.told("executor")
+        assert isinstance(message, m.Answer)
+        assert message.request == request
+        assert not message.error
+        return message.payload
+
+    def logged(self, level: str) -> list[str]:
+        """What was logged at this level since the last look; it is taken out."""
+        found = [log.text for log in self.logs if log.level == level]
+        self.logs = [log for log in self.logs if log.level != level]
+        return found
+
+    def emptiness_check(self) -> None:
+        """Nothing was sent, logged as a warning or an error, or ended that the test did not take out."""
+        left = {peer: box for peer, box in self.boxes.items() if box}
+        assert not left, f"unexpected, by peer: {left}"
+        unexpected = [log for log in self.logs if log.level != "INFO"]
+        assert not unexpected, f"unexpected in the log: {unexpected}"
+        assert self.exit is None, f"unexpected exit: {self.exit}"
+
+    def waiting(self) -> list[int]:
+        """The tasks that wait at the interchange, in no order."""
+        return sorted(self.state.queue.waiting)
