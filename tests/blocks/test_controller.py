@@ -47,13 +47,16 @@ class Rig:
             self.provider,
             run="ab12",
             folder="/nowhere/run",
-            command_for=lambda block: self.commands(block),
+            command_for=self.command_for,
             on_failure=self.errors.append,
             label="htex",
             block_error_handler=handler,
             environment={"KEY": "value"},
             clock=self.clock,
         )
+
+    def command_for(self, block: str) -> list[str]:
+        return self.commands(block)
 
     def settle(self) -> float | None:
         """Step as long as something is due now."""

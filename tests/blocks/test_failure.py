@@ -15,7 +15,7 @@ def test_message() -> None:
     blocks = [failed("Traceback\nboom", said="ended by SIGSEGV"), failed(stdout="hi")]
     text = message("htex", "local", 3, blocks)
     assert text.splitlines() == [
-        "executor 'htex' gave up: 3 attempts in a row to get a working block from the local provider failed",
+        "executor 'htex' gave up: 3 attempts in a row to get a block from the local provider failed",
         "block 7: job j1, failed, exit code 1: ended by SIGSEGV",
         "  stderr (/run/b.stderr):",
         "    Traceback",

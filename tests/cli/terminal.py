@@ -13,8 +13,14 @@ import sys
 import termios
 import time
 from types import TracebackType
+from typing import Self
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def _take_terminal() -> None:
+    """Make standard input the controlling terminal, so that Ctrl-C reaches the process."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -35,7 +41,7 @@ class Terminal:
                 stdout=theirs,
                 stderr=theirs,
                 start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+                preexec_fn=_take_terminal,  # noqa: PLW1509 - no other thread is there
                 env=environment | {"TERM": "xterm"},
             )
         finally:
@@ -69,7 +75,7 @@ class Terminal:
         self.screen += _CONTROL.sub("", data.decode())
         return bool(data)
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

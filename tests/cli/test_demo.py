@@ -35,11 +35,13 @@ def test_the_demonstration_parses_the_library_and_finds_both_results_equal(tmp_p
             str(LIMIT),
             "--workers",
             "2",
-        ]
-        + ["--run-dir", str(tmp_path)],
+            "--run-dir",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=100,
+        check=False,
     )
     assert done.stderr == ""
     assert done.returncode == 0

@@ -32,7 +32,8 @@ def test_counts_and_nouns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.254, "0.254"), (12.46, "12.5"), (99.96, "100"), (31938.4, "31,938")]
+    ("value", "text"),
+    [(0, "0"), (9e-4, "<0.01"), (0.254, "0.254"), (12.46, "12.5"), (99.96, "100"), (31938.4, "31,938")],
 )
 def test_rate(value: float, text: str) -> None:
     assert figures.rate(value) == text

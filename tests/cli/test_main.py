@@ -17,6 +17,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=50,
+        check=False,
     )
 
 

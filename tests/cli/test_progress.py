@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from throughway.cli import progress
 from throughway.cli.progress import task_progress
 
 
@@ -30,14 +30,14 @@ def test_elsewhere_a_few_plain_lines_are_printed() -> None:
         for done in range(1001):
             shown.update(done)
     lines = _lines(console)
-    for line, done in zip(lines, ("250", "500", "750", "1,000"), strict=True):
-        assert line.startswith(f"serially: {done} of 1,000 tasks, ")
+    for line, count in zip(lines, ("250", "500", "750", "1,000"), strict=True):
+        assert line.startswith(f"serially: {count} of 1,000 tasks, ")
         assert line.endswith(" tasks/s, 0 failures")
 
 
 def test_what_takes_long_is_heard_of_between_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=80)
     with task_progress(console, "in tasks", 1000) as shown:
         for _ in range(25):

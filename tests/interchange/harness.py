@@ -3,14 +3,15 @@
 Messages go over the bench as they go over a wire: each is encoded, and decoded as its receiver would decode it, so a
 message that does not belong to the receiver's union fails the test. After every event the reactor takes its turn, the
 state checks itself, and what was done lies in boxes by peer until the test takes it out. `emptiness_check` fails where
-something was done that no test asked about.
+something was done that no test asked about. Whatever becomes of managers and tasks is held against their lifecycles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from tests.scheduling.watching import Watch
 from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import LeastLoadedSelector, ManagerSelector
@@ -18,6 +19,8 @@ from throughway.interchange.state import InterchangeState, ManagerRecord
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.scheduling import lifecycles
+from throughway.scheduling.lifecycles import ManagerEvent, ManagerState, TaskEvent, TaskState
 
 PYTHON = "3.11.7"
 PERIOD = 30.0
@@ -38,6 +41,9 @@ class Gone(NamedTuple):
 
 
 Box: TypeAlias = list[Told | Gone]
+TaskEvents: TypeAlias = dict[int, TaskEvent]
+ManagerEvents: TypeAlias = dict[int, ManagerEvent]
+Observed: TypeAlias = dict[str, set[tuple[Any, Any, Any]]]
 
 
 def function(number: int, payload: bytes = b"") -> m.Function:
@@ -81,6 +87,7 @@ class Bench:
 
     Args:
         selector: makes the selector, once for managers with idle workers, once for those with room.
+        observed: gathers the transitions of lifecycles that were seen, over several benches.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class Bench:
         *,
         period: float = PERIOD,
         threshold: float = THRESHOLD,
+        observed: Observed | None = None,
     ) -> None:
         self.now = 1000.0
         self.state = InterchangeState("run", "label", self.now, selector(), selector())
@@ -107,14 +115,34 @@ class Bench:
         """the frames of the last message that a manager sent"""
         self._sent_functions: set[int] = set()
         self._last_peer = 0
+        self._known_tasks: set[int] = set()
+        self._departed: dict[int, ManagerState] = {}
+        observed = {} if observed is None else observed
+        self.watched_tasks = Watch(lifecycles.TASK, self._task_states, observed.setdefault("task", set()))
+        self.watched_managers = Watch(
+            lifecycles.MANAGER, self._manager_states, observed.setdefault("manager", set())
+        )
 
     # ---------------------------------------------------------------------------------------------------- events in
 
-    def executor(self, message: m.FromExecutor, frames: Sequence[Buffer] = ()) -> None:
-        """The executor says something."""
+    def executor(self, message: m.FromExecutor, frames: Sequence[Buffer] = (), *, turn: bool = True) -> None:
+        """The executor says something; without ``turn``, something else is said before the reactor takes its turn."""
         decoded = codec.decode_from_executor(codec.encode(message))
+        managers: ManagerEvents = {}
+        if isinstance(message, m.Ask) and message.subject in self.state.managers:
+            changes = {"hold": ManagerEvent.HOLD, "release": ManagerEvent.RELEASE, "drain": ManagerEvent.DRAIN}
+            if message.topic in changes:
+                managers[self.peers[message.subject]] = changes[message.topic]
+        dropped = self.state.malformed
         self.reactor.executor_said(decoded, list(frames), self.now)
-        self.step()
+        tasks: TaskEvents = {}
+        if isinstance(message, m.Submit) and self.state.malformed == dropped:
+            tasks = {task.id: TaskEvent.SUBMIT for task in message.tasks}
+        elif isinstance(message, m.Cancel):
+            tasks = dict.fromkeys(message.tasks, TaskEvent.CANCEL)
+        self.look(tasks, managers)
+        if turn:
+            self.step()
 
     def submit(self, tasks: Sequence[m.Task], frames: Sequence[Buffer] = (), forget: Iterable[int] = ()) -> None:
         """The executor submits tasks, with those of their functions that it has not sent before."""
@@ -144,14 +172,37 @@ class Bench:
         self.peers[name] = self._last_peer
         said = codec.decode_hello(codec.encode(hello(name, **options)))
         assert isinstance(said, m.ManagerHello)
+        refused = self.state.refused_managers
         self.reactor.manager_said_hello(self._last_peer, said, self.now)
+        welcome = self.state.refused_managers == refused
+        self.look({}, {self._last_peer: ManagerEvent.WELCOME if welcome else ManagerEvent.REFUSE})
         self.step()
 
     def manager(self, name: str, message: m.FromManager, frames: Sequence[Buffer] = ()) -> None:
         """A manager says something."""
         self.raw = [codec.encode(message), *frames]
         decoded = codec.decode_from_manager(self.raw[0])
-        self.reactor.manager_said(self.peers[name], decoded, self.raw, self.now)
+        peer = self.peers[name]
+        record = self.state.peers.get(peer)
+        has = list(record.tasks) if record is not None else []
+        tasks: TaskEvents = {}
+        managers: ManagerEvents = {}
+        match message:
+            case m.Results(tasks=ended):
+                tasks = dict.fromkeys(ended, TaskEvent.RESULT)
+            case m.Started(tasks=started):
+                tasks = dict.fromkeys(started, TaskEvent.STARTED)
+            case m.Returned(tasks=returned):
+                tasks = dict.fromkeys(returned, TaskEvent.RETURNED)
+            case m.Verdicts(cancelled=cancelled, refused=refused):
+                tasks = dict.fromkeys(cancelled, TaskEvent.CANCELLED) | dict.fromkeys(refused, TaskEvent.REFUSED)
+            case m.Draining():
+                managers = {peer: ManagerEvent.DRAIN}
+            case m.Leaving():
+                tasks = dict.fromkeys(has, TaskEvent.LEFT)
+                managers = {peer: ManagerEvent.LEAVE}
+        self.reactor.manager_said(peer, decoded, self.raw, self.now)
+        self.look({number: event for number, event in tasks.items() if number in has}, managers)
         self.step()
 
     def results(self, name: str, *numbers: int, capacity: int | None = None, busy: float = 0.0) -> None:
@@ -164,7 +215,11 @@ class Bench:
 
     def close(self, name: str, reason: str = "closed") -> None:
         """A peer's connection ends."""
-        self.reactor.peer_left(self.peers[name], reason, self.now)
+        peer = self.peers[name]
+        record = self.state.peers.get(peer)
+        lost = list(record.tasks) if record is not None else []
+        self.reactor.peer_left(peer, reason, self.now)
+        self.look(dict.fromkeys(lost, TaskEvent.LOST), {peer: ManagerEvent.CLOSE})
         self.step()
 
     def observe(self, peer: int, ask: m.Ask) -> None:
@@ -186,12 +241,58 @@ class Bench:
 
     def step(self) -> None:
         """The reactor takes its turn, and the state is checked before and after."""
-        self.state.sanity_check()
+        said = len(self.reactor._actions)
         self.trace = self.reactor.turn(self.now)
-        self.state.sanity_check()
+        tasks: TaskEvents = {}
+        managers: ManagerEvents = {}
+        for action in self.trace[said:]:
+            match action:
+                case Send(message=m.Assign(tasks=assigned)):
+                    tasks |= dict.fromkeys([task.id for task in assigned], TaskEvent.ASSIGN)
+                case Send(peer=peer, message=m.Drain()):
+                    managers[peer] = ManagerEvent.DRAIN
+                case Send(message=m.Lost(tasks=lost)):
+                    tasks |= dict.fromkeys(lost, TaskEvent.LOST)
+                case Send(message=m.ManagerLeft(manager=name)):
+                    managers[self.peers[name]] = ManagerEvent.SILENCE
+        self.look(tasks, managers)
         for action in self.trace:
             self.history.append((self.now, action))
             self._file(action)
+
+    def look(self, tasks: TaskEvents, managers: ManagerEvents) -> None:
+        """Check the state, and what became of tasks and managers to which these events happened."""
+        self.state.sanity_check()
+        for action in self.reactor._actions or self.trace:
+            match action:
+                case Send(message=m.ManagerLeft(manager=name, lost=lost)):
+                    self._departed[self.peers[name]] = ManagerState.LOST if lost else ManagerState.LEFT
+                case Send(peer=peer, message=m.Refused()):
+                    self._departed[peer] = ManagerState.REFUSED
+        self._known_tasks.update(self.state.queue.waiting, self.state.owners)
+        self.watched_tasks.look(tasks)
+        self.watched_managers.look(managers)
+
+    def _task_states(self) -> Mapping[int, TaskState]:
+        return {number: self._task_state(number) for number in self._known_tasks}
+
+    def _task_state(self, number: int) -> TaskState:
+        if number in self.state.queue:
+            return TaskState.QUEUED
+        owner = self.state.owners.get(number)
+        if owner is None:
+            return TaskState.SETTLED
+        cancelling = number in self.state.cancelling
+        if number in owner.running:
+            return TaskState.RUNNING_CANCELLING if cancelling else TaskState.RUNNING
+        return TaskState.ASSIGNED_CANCELLING if cancelling else TaskState.ASSIGNED
+
+    def _manager_states(self) -> Mapping[int, ManagerState]:
+        states = dict(self._departed)
+        for peer, manager in self.state.peers.items():
+            open_ = ManagerState.HELD if manager.held else ManagerState.OPEN
+            states[peer] = ManagerState.DRAINING if manager.draining else open_
+        return states
 
     def _file(self, action: Action) -> None:
         match action:

@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from tests.interchange.harness import Bench, task
+from tests.interchange.harness import Bench, Observed, task
 from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Log, Send
 from throughway.interchange.selectors import BlockPackingSelector, LeastLoadedSelector, ManagerSelector
 from throughway.protocol import codec
@@ -41,9 +41,9 @@ SELECTORS: dict[str, type[ManagerSelector]] = {"loaded": LeastLoadedSelector, "p
 OBSERVER = 1000
 
 
-def run_scenario(text: str) -> str:
-    """The same text, with the traces as they are now."""
-    scenario = _Scenario()
+def run_scenario(text: str, observed: Observed | None = None) -> str:
+    """The same text, with the traces as they are now; ``observed`` gathers transitions of lifecycles."""
+    scenario = _Scenario({} if observed is None else observed)
     lines = []
     for line in text.splitlines():
         if line.startswith("  "):
@@ -55,8 +55,9 @@ def run_scenario(text: str) -> str:
 
 
 class _Scenario:
-    def __init__(self) -> None:
-        self.bench = Bench()
+    def __init__(self, observed: Observed) -> None:
+        self.observed = observed
+        self.bench = Bench(observed=observed)
         self.requests = 0
 
     def run(self, line: str) -> list[str]:
@@ -76,7 +77,8 @@ class _Scenario:
     def on_interchange(self, words: list[str]) -> None:
         options = _options(words)
         selector = SELECTORS[options.pop("selector", "loaded")]
-        self.bench = Bench(selector, **{name: float(value) for name, value in options.items()})
+        seconds = {name: float(value) for name, value in options.items()}
+        self.bench = Bench(selector, **seconds, observed=self.observed)
 
     def on_submit(self, words: list[str]) -> None:
         options = _options(words[1:])

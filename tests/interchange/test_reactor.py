@@ -121,8 +121,7 @@ class TestAssignment:
         joined(bench, "a", workers=2)
         joined(bench, "b", workers=2)
         for number in (1, 2):
-            said = m.Submit([task(number)], [m.Function(1, "f1", b"code of 1")])
-            bench.reactor.executor_said(said, [], bench.now)
+            bench.executor(m.Submit([task(number)], [m.Function(1, "f1", b"code of 1")]), turn=False)
         bench.step()
         assert len(bench.assigned("a")) == len(bench.assigned("b")) == 1
 

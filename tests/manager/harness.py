@@ -32,6 +32,12 @@ THRESHOLD = 120.0
 TINY = 20e-6
 """How long a tiny task takes, in seconds."""
 
+BUNDLE = 40
+"""Tiny tasks in a bundle of a millisecond, with an overhead of 5 µs each."""
+
+LATE = 1e-6
+"""How late a shell wakes up, in seconds."""
+
 _SPEC = re.compile(r"(?P<id>\d+)(?::f(?P<fn>\d+))?(?:~(?P<walltime>[\d.]+))?(?:!(?P<priority>-?\d+))?(?:\+(?P<frames>\d+))?")
 
 
@@ -179,6 +185,8 @@ class Node:
         self.before: Callable[[Action], None] = lambda action: None
         """called before each action is performed: where a test lets a worker do something in between"""
         self._sent_functions: set[int] = set()
+        self._checked = True
+        self._over = False
         self._perform(self.reactor.start())
         if ready:
             for number in list(self.workers):
@@ -216,11 +224,10 @@ class Node:
 
     def explain(self, task: int) -> Explanation:
         """What the reactor answers when it is asked where a task is."""
-        before = len(self.told)
-        self.say(m.Ask(1, "explain", str(task)))
-        (answer,) = self.told[before:]
+        self.said(m.Ask(1, "explain", str(task)))
+        (answer,) = [action.message for action in self.reactor._actions if isinstance(action, Tell)]
+        self.reactor._actions.clear()
         assert isinstance(answer, m.Answer)
-        self.trace.pop()
         return explanation_of(answer)
 
     # ---------------------------------------------------------------------------------------------- from the workers
@@ -282,14 +289,21 @@ class Node:
             if not self.state.workers[worker.number].ready:
                 self.get_ready(worker.number)
 
-    def learn(self, *, function: int = 1, seconds: float = TINY, bundle: int = 16) -> None:
-        """Run tasks of this function, until the manager knows how long they take and gives bundles of this size."""
-        number = 1_000_000 * function
-        while self.reactor._bundle_guess < bundle:
-            first, number = number, number + 4 * bundle * self.state.slots
-            self.assign(*(f"{task}:f{function}" for task in range(first, number)))
-            self.finish(seconds=seconds)
+    def learn(self) -> None:
+        """Run tiny tasks, until the manager knows how long they take and gives `BUNDLE` of them at once."""
+        number = 1_000_000
+        self._checked = False  # for its time
+        while self.reactor._bundle_guess <= BUNDLE // 2:
+            first, number = number, number + 4 * BUNDLE * self.state.slots
+            self.assign(*range(first, number))
+            self.finish()
+        self._checked = True
+        self._check()
         self.take()
+
+    def _check(self) -> None:
+        if self._checked:
+            self.state.sanity_check()
 
     # ----------------------------------------------------------------------------------------------------- the clock
 
@@ -297,19 +311,20 @@ class Node:
         """Time passes; the reactor is woken at each of its deadlines, as the shell would."""
         end = self.now + seconds
         while (deadline := self.reactor.next_deadline()) <= end and not self.exited:
-            self.now = max(self.now, deadline)
+            self.now = max(self.now, deadline + LATE)
             self.turn()
-        self.now = end
+        self.now = max(self.now, end)
         return self.turn()
 
     @property
     def exited(self) -> bool:
-        return any(isinstance(action, Exit) for action in self.actions)
+        """Whether the process has ended: nothing happens any more."""
+        return self._over
 
     def turn(self) -> list[str]:
         """The reactor takes its turn, again and again until it has nothing to do. Returns the trace so far."""
-        self.state.sanity_check()
-        while actions := self.reactor.turn(self.now):
+        self._check()
+        while not self._over and (actions := self.reactor.turn(self.now)):
             self._perform(actions)
         return self.trace
 
@@ -326,7 +341,7 @@ class Node:
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
-            self.state.sanity_check()
+            self._check()
             self.before(action)
             self.actions.append(action)
             match action:
@@ -355,10 +370,11 @@ class Node:
                 case ReportPackages(request=request):
                     self.trace.append(f"report packages for request {request}")
                 case Exit(reason=reason, status=status):
+                    self._over = True
                     self.trace.append(f"exit {status}: {reason}")
                 case Log(level=level, text=text):
                     self.trace.append(f"log {level}: {text}")
-        self.state.sanity_check()
+        self._check()
 
     def _give(self, give: Give) -> None:
         worker = self.workers[give.worker]

@@ -44,4 +44,4 @@ def test_tail_without_files(tmp_path: Path) -> None:
 
 def test_status_is_frozen() -> None:
     with pytest.raises(AttributeError):
-        JobStatus(JobState.RUNNING).state = JobState.FAILED  # type: ignore[misc]
+        JobStatus(JobState.RUNNING).state = JobState.FAILED

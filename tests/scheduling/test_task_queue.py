@@ -157,11 +157,11 @@ def test_ahead():
 
 
 def test_ahead_of_a_task_that_came_again():
-    queue = queue_of(task(1), task(2), task(3, 0, 50.0), task(4))
+    queue = queue_of(task(1), task(2), task(3), task(4), task(5, 0, 50.0))
     (one,) = queue.take(1)
     queue.remove(2)
     queue.push([one])
-    assert [queue.ahead(number) for number in (4, 1, 3)] == [0, 1, 0]
+    assert [queue.ahead(number) for number in (3, 4, 1)] == [0, 1, 2]
 
 
 @given(st.lists(PRIORITIES, min_size=1, max_size=20), st.data())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import selectors
 import socket
 import struct
@@ -69,14 +68,13 @@ class Raw:
         self.receive(self.receive(2)[1])
 
     def hung_up(self) -> bool:
-        """Whether the other end is known to have hung up by now."""
+        """Wait until the other end has hung up. Raises `TimeoutError` where it has not within 20 s."""
         try:
-            while select.select([self.socket], [], [], 0)[0]:
-                if not self.socket.recv(1 << 16):
-                    return True
+            while self.socket.recv(1 << 16):
+                pass
         except ConnectionResetError:
-            return True
-        return False
+            pass
+        return True
 
 
 def healthy(ends: Ends, side: Side, peer: int, number: int) -> None:
@@ -295,7 +293,6 @@ def test_a_zeromq_peer_that_announces_too_much_is_disconnected(make_ends: Make, 
         ends.drive(lambda: ends.listener.count() == 1)
         attacker.send(struct.pack(">BQ", 2, (1 << 20) + excess))
         ends.drive(lambda: bool(ends.listener.closed))
-        ends.drive(lambda: len(ends.wire_of(ZmqListener)._connections) == 0)
         assert attacker.hung_up()
 
 

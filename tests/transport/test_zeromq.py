@@ -14,7 +14,7 @@ from throughway.errors import TransportError
 from throughway.transport.curve import CurveKeys
 from throughway.transport.interface import Closed, Opened
 from throughway.transport.zeromq import ZmqConnector, ZmqListener
-from throughway.transport.zeromq_end import COPY_BYTES, FAREWELL, MESSAGES_PER_TURN
+from throughway.transport.zeromq_end import COPY_BYTES, FAREWELL, HIGH_WATER_MESSAGES, MESSAGES_PER_TURN
 
 CONNECTOR = """
 import selectors, sys
@@ -31,6 +31,24 @@ with selectors.DefaultSelector() as selector:
                 wire.send(0, [b"hello"])
             elif type(event).__name__ == "Closed":
                 sys.exit(event.reason)
+"""
+
+FLOODER = """
+import selectors, sys
+from throughway.transport.zeromq import ZmqConnector
+wire = ZmqConnector(sys.argv[1])
+with selectors.DefaultSelector() as selector:
+    wire.register(selector)
+    sent = 0
+    while True:
+        ready = wire.pending() or selector.select(0.1)
+        for key, mask in selector.select(0):
+            key.data(mask)
+        wire.receive()
+        while wire.backlog(0) < 20_000 and wire.send(0, [b"%d" % sent, bytes(2000)]):
+            sent += 1
+        if sent and not ready:
+            print(sent, flush=True)
 """
 
 LISTENER = """
@@ -222,6 +240,22 @@ def test_a_stopped_peer_is_no_lost_peer(ends: Ends) -> None:
         finally:
             process.kill()
         ends.drive(lambda: bool(ends.listener.closed))
+
+
+def test_of_a_flood_that_is_killed_unread_the_first_part_comes_in_order(ends: Ends) -> None:
+    """The listener's input is stopped at its high-water mark when the connection breaks."""
+    command = [sys.executable, "-c", FLOODER, ends.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert int(process.stdout.readline()) > HIGH_WATER_MESSAGES
+        finally:
+            process.kill()
+    ends.drive(lambda: bool(ends.listener.closed))
+    (flooder,) = {event.peer for event in ends.listener.closed}
+    messages = ends.listener.messages(flooder)
+    assert len(messages) >= HIGH_WATER_MESSAGES
+    assert messages == [[b"%d" % number, bytes(2000)] for number in range(len(messages))]
 
 
 def test_reasons_travel_both_ways(ends: Ends) -> None:

@@ -217,8 +217,9 @@ class BlockController:
             self._start_blocks(todo.start)
             return self._clock()
         with self._lock:
-            return min(todo.wake_at, self._ledger.deadline(), self._poll_at if self._ledger.live else
-            math.inf)
+            return min(
+                todo.wake_at, self._ledger.deadline(), self._poll_at if self._ledger.live else math.inf
+            )
 
     def _run(self) -> None:
         try:
@@ -242,8 +243,9 @@ class BlockController:
             # A scheduler that does not answer says nothing about its jobs.
             self._unanswered += 1
             if self._unanswered == 1:
-                logger.warning("the %s provider gives no status: %s", self._provider.label, error,
-                exc_info=True)
+                logger.warning(
+                    "the %s provider gives no status: %s", self._provider.label, error, exc_info=True
+                )
             with self._lock:
                 self._silent = f"the {self._provider.label} provider gives no status: {error}"
             wait = min(interval * 2.0 ** min(self._unanswered, 30), max(interval, _LONGEST_SILENCE))

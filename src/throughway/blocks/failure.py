@@ -17,21 +17,16 @@ class FailedBlock(NamedTuple):
     tail: Tail
 
 
+_ENVIRONMENT = (
+    "in the Python environment that the job uses, or activate the environment that has it in worker_init"
+)
+
 _REMEDIES = (
-    (
-        ("No module named throughway", "No module named 'throughway"),
-        "install throughway in the Python environment that the job uses, or activate the environment that "
-        "has it in the provider's worker_init",
-    ),
-    (
-        ("No module named", "ModuleNotFoundError"),
-        "install the missing module in the Python environment that the job uses, or activate the environment "
-        "that has it in the provider's worker_init",
-    ),
+    (("No module named throughway", "No module named 'throughway"), f"install throughway {_ENVIRONMENT}"),
+    (("No module named", "ModuleNotFoundError"), f"install the missing module {_ENVIRONMENT}"),
     (
         ("command not found", "No such file or directory"),
-        "make the missing command or file available where the job runs, for instance in the provider's "
-        "worker_init",
+        "make what is missing available where the job runs, for instance in worker_init",
     ),
     (
         ("No space left on device", "Disk quota exceeded"),
@@ -51,10 +46,8 @@ _GENERAL = (
 
 def message(label: str, provider: str, failures: int, blocks: Sequence[FailedBlock]) -> str:
     """Why executor ``label`` gave up after ``failures`` attempts, the last of them being ``blocks``."""
-    lines = [
-        f"executor {label!r} gave up: {failures} attempts in a row to get a working block from the "
-        f"{provider} provider failed"
-    ]
+    source = f"the {provider} provider"
+    lines = [f"executor {label!r} gave up: {failures} attempts in a row to get a block from {source} failed"]
     for block in blocks:
         lines.extend(_describe(block))
     lines.append(f"Remedy: {remedy(blocks)}.")

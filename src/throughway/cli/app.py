@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from throughway.cli.__main__ import version
+
+MISUSED = 2
+"""The exit status for words that cannot be understood, as for most commands."""
 
 AtLeastOne = Parameter(validator=Number(gte=1))
 Seconds = Parameter(validator=Number(gte=0.05))
@@ -35,12 +38,11 @@ app = App(
 
 
 def call(words: Sequence[str]) -> int:
-    """Run the command that the words name; the exit status.
-
-    Raises:
-        SystemExit: the words cannot be understood, which was said; its status is 2.
-    """
-    status = app(list(words))
+    """Run the command that the words name; the exit status. What is wrong with the words is said."""
+    try:
+        status = app(list(words), exit_on_error=False)
+    except CycloptsError:
+        return MISUSED
     return status if isinstance(status, int) else 0
 
 

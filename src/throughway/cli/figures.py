@@ -25,7 +25,9 @@ def counted(number: float, noun: str) -> str:
 
 def rate(per_second: float) -> str:
     """A rate with three digits where it is low: ``"0.25"``, ``"12.5"``, ``"31,938"``; without its unit."""
-    return count(per_second) if per_second >= 99.95 else f"{per_second:.3g}"
+    if per_second >= 99.95:
+        return count(per_second)
+    return f"{per_second:.3g}" if per_second >= 0.01 or not per_second else "<0.01"
 
 
 def seconds(value: float) -> str:

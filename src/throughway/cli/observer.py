@@ -6,6 +6,7 @@ import selectors
 import socket
 import time
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -112,7 +113,7 @@ class Observer:
         self._wire.close()
         self._selector.close()
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -144,8 +144,8 @@ def _follow(
 
 
 def _json_show(output: TextIO, record: RunRecord) -> Show:
-    def show(view: RunView, rates: Rates, note: str, stale: bool) -> None:
-        if stale:
+    def show(view: RunView, rates: Rates, note: str, again: bool) -> None:
+        if again:
             print(note, file=sys.stderr)
         else:
             _print_json(output, record, view, rates)
@@ -154,7 +154,7 @@ def _json_show(output: TextIO, record: RunRecord) -> Show:
 
 
 def _plain_show(console: Console, record: RunRecord) -> Show:
-    def show(view: RunView, rates: Rates, note: str, stale: bool) -> None:
+    def show(view: RunView, rates: Rates, note: str, _again: bool) -> None:
         text = one_line(record, view, rates)
         console.print(f"{text} ({note})" if note else text, highlight=False, markup=False, soft_wrap=True)
 
@@ -166,7 +166,7 @@ def _live_show(console: Console, record: RunRecord, stack: ExitStack) -> Show:
 
     live = stack.enter_context(Live(console=console, auto_refresh=False))
 
-    def show(view: RunView, rates: Rates, note: str, stale: bool) -> None:
+    def show(view: RunView, rates: Rates, note: str, _again: bool) -> None:
         rows = console.height - TOTAL_LINES
         live.update(screen(record, view, rates, width=console.width, rows=rows, note=note), refresh=True)
 

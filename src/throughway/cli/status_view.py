@@ -12,11 +12,11 @@ from throughway.executors.run_folder import RunRecord
 from throughway.protocol.views import ManagerView, RunView, StatusView
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
     from rich.table import Table
 
 WIDE = 112
-"""Columns of a terminal from which on the table of managers also tells their ids, and workers apart."""
+"""Columns of a terminal from which on the table of managers also has their ids, and a column for workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +210,15 @@ def _table(managers: list[ManagerView], rates: Rates, width: int) -> Table:
     wide = width >= WIDE
     columns = _columns(managers, rates, wide=wide)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if wide else 0, pad_edge=False, show_edge=False)
+    widths = {column.heading: max(map(len, [column.heading, *column.cells])) for column in columns}
+    # Whatever must give way on a narrow terminal, it is the name of the host.
+    gaps = (len(columns) - 1) * (2 if wide else 1)
+    others = sum(widths.values()) - widths["host"]
+    widths["host"] = max(len("host"), min(widths["host"], width - others - gaps))
     for column in columns:
+        side: JustifyMethod = "right" if column.right else "left"
         table.add_column(
-            column.heading,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            # Whatever must give way on a narrow terminal, it is the name of the host.
-            min_width=None if column.heading == "host" else max(map(len, [column.heading, *column.cells])),
+            column.heading, justify=side, no_wrap=True, overflow="ellipsis", width=widths[column.heading]
         )
     states = [state_of(view) for view in managers]
     for state, *cells in zip(states, *(column.cells for column in columns), strict=True):
@@ -234,9 +235,11 @@ def _columns(managers: list[ManagerView], rates: Rates, *, wide: bool) -> list[_
     ]
     if wide:
         columns.insert(0, _Column("manager", [view.manager for view in managers], right=False))
+        columns.append(_Column("workers", [str(view.worker_count) for view in managers]))
+        columns.append(_Column("idle", [str(view.idle_workers) for view in managers]))
+    else:
+        columns.append(_Column("idle", [f"{view.idle_workers}/{view.worker_count}" for view in managers]))
     columns += [
-        _Column("workers", [str(view.worker_count) for view in managers]),
-        _Column("idle", [str(view.idle_workers) for view in managers]),
         _Column("tasks", [number(view.tasks) for view in managers]),
         _Column("done", [number(view.tasks_done) for view in managers]),
         _Column("per s", [_short_rate(rates.managers[view.manager], wide) for view in managers]),

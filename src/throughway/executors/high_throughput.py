@@ -170,6 +170,8 @@ class HighThroughputExecutor(Executor):
         """whether tasks may be submitted right now: started, and neither shut down nor broken"""
         self._shut_down = False
         self._room = threading.Condition()
+        self._crowd = 0
+        """threads that wait for room"""
         _live.add(self)
 
     # ----------------------------------------------------------------------------------------------------- starting
@@ -328,7 +330,9 @@ class HighThroughputExecutor(Executor):
             return
         self._run.shell.wake()
         with self._room:
+            self._crowd += 1
             self._room.wait_for(lambda: len(self._futures) < self.max_outstanding or not self._ready)
+            self._crowd -= 1
         if not self._ready:
             self._start_or_refuse()
 
@@ -565,7 +569,8 @@ class HighThroughputExecutor(Executor):
     # ------------------------------------------------------------------------------------- called in the run's thread
 
     def _on_batch(self) -> None:
-        if len(self._futures) < self.max_outstanding:
+        # Who joins the crowd after this look finds the room that this batch made.
+        if self._crowd and len(self._futures) < self.max_outstanding:
             with self._room:
                 self._room.notify_all()
 

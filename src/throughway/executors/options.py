@@ -16,7 +16,7 @@ class ResourceSpecification(NamedTuple):
     task that was lost with its worker or manager is run again."""
 
     priority: int = 0
-    walltime: float = 0.0
+    walltime: float = 0
     retries: int = 0
 
     def changed(self, options: dict[str, Any]) -> ResourceSpecification:
@@ -34,8 +34,6 @@ class ResourceSpecification(NamedTuple):
             if complaint:
                 raise InvalidResourceSpecification(f"{name}={value!r}: {complaint}")
         clean = {name: _DEFAULTS[name] if value is None else value for name, value in options.items()}
-        if "walltime" in clean:
-            clean["walltime"] = float(clean["walltime"])
         return self._replace(**clean)
 
 
@@ -60,5 +58,5 @@ def _check_retries(value: object) -> str:
 
 
 _CHECKS = {"priority": _check_priority, "walltime": _check_walltime, "retries": _check_retries}
-_DEFAULTS = {"priority": 0, "walltime": 0.0, "retries": 0}
+_DEFAULTS = {"priority": 0, "walltime": 0, "retries": 0}
 DEFAULT = ResourceSpecification()

@@ -21,6 +21,9 @@ from throughway.serialize.payloads import NONE, unpack_result
 SUBMIT_TASKS = 1024
 """Tasks in one `Submit`, at most."""
 
+SUBMIT_BYTES = 1 << 20
+"""Bytes of payload after which a `Submit` takes no further task."""
+
 _VALUE = int(m.Outcome.VALUE)
 
 
@@ -122,9 +125,11 @@ class ExecutorReactor:
         frames: list[Buffer] = []
         sent = self._sent
         futures = self.futures
+        size = 0
         try:
-            for _ in range(SUBMIT_TASKS):
+            while size < SUBMIT_BYTES and len(tasks) < SUBMIT_TASKS:
                 task = outbox.popleft()
+                size += len(task.payload)
                 if task.function not in sent or task.frames:
                     future = futures.get(task.id)
                     if future is None:
@@ -132,7 +137,9 @@ class ExecutorReactor:
                     if task.function not in sent:
                         sent.add(task.function)
                         functions.append(future._entry.function)
-                    frames += future._frames
+                    if task.frames:
+                        frames += future._frames
+                        size += sum(frame.nbytes for frame in future._frames)
                 tasks.append(task)
         except IndexError:
             pass

@@ -24,6 +24,7 @@ from throughway.executors.reactor import ExecutorReactor
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.transport.interface import Arrival, Closed, Event
+from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
@@ -72,7 +73,8 @@ class ExecutorShell:
         ours, self._theirs = socket.socketpair()
         self._wire = UnixWire.over(ours, label="interchange")
         self._wire.receive()
-        self._selector = selectors.DefaultSelector()
+        self._wire.writing = self._sending
+        self._selector = Poller()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
         self._wire.register(self._selector)
@@ -206,12 +208,7 @@ class ExecutorShell:
 
     def _wait(self, timeout: float | None) -> list[Event]:
         if not (self._requests or self._reactor.outbox and self._sendable or self._wire.pending()):
-            for key, mask in self._selector.select(timeout):
-                if mask & selectors.EVENT_WRITE:
-                    with self._sending:
-                        key.data(mask)
-                else:
-                    key.data(mask)
+            self._selector.wait(timeout)
         return self._wire.receive()
 
     def _on_wake(self, mask: int) -> None:
@@ -315,8 +312,7 @@ class ExecutorShell:
         deadline = time.monotonic() + FAREWELL_SECONDS
         closed = False
         while not closed and (left := deadline - time.monotonic()) > 0:
-            for key, mask in self._selector.select(left):
-                key.data(mask)
+            self._selector.wait(left)
             closed = any(isinstance(event, Closed) for event in self._wire.receive())
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))

@@ -23,6 +23,10 @@ ASSIGN_TASKS = 512
 """Tasks in one `Assign`, at most: further ones follow in messages of their own, so that work starts sooner."""
 
 
+ASSIGN_BYTES = 1 << 20
+"""Bytes of payload after which an `Assign` takes no further task."""
+
+
 class InterchangeReactor:
     """One executor, any number of managers.
 
@@ -238,7 +242,9 @@ class InterchangeReactor:
             case m.Verdicts():
                 for task in message.cancelled:
                     self._settle(manager, task)
-                self.state.cancelling.difference_update(message.refused)
+                for task in message.refused:
+                    if task in manager.tasks:
+                        self.state.cancelling.discard(task)
                 self._after_change(manager, now)
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Returned():
@@ -438,7 +444,13 @@ class InterchangeReactor:
         known = manager.functions
         functions: list[m.Function] = []
         frames: list[Buffer] = []
-        for task in tasks:
+        size = 0
+        for index, task in enumerate(tasks):
+            if size >= ASSIGN_BYTES:
+                state.queue.push_back(tasks[index:])
+                tasks = tasks[:index]
+                break
+            size += len(task.payload)
             held[task.id] = task
             owners[task.id] = manager
             if task.function not in known:
@@ -447,6 +459,7 @@ class InterchangeReactor:
                 state.knowers.setdefault(task.function, set()).add(manager)
             if task.frames:
                 frames += state.frames[task.id]
+                size += sum(map(len, state.frames[task.id]))
         forget = manager.forget
         if forget:
             manager.forget = []

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from throughway.errors import ProtocolError
@@ -22,7 +23,8 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
 from throughway.protocol.version import PROTOCOL_VERSION
-from throughway.transport.interface import Arrival, Closed, Event, Opened, Wire
+from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
+from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
 
 FAREWELL_SECONDS = 1.0
@@ -37,7 +39,7 @@ class InterchangeShell:
     def __init__(self, config: InterchangeConfig, logger: logging.Logger) -> None:
         self._config = config
         self._log = logger
-        self._selector = selectors.DefaultSelector()
+        self._selector = Poller()
         self._wires: list[Wire] = []
         self._executor_wire = UnixWire.over(socket.socket(fileno=config.executor_descriptor), label="executor")
         self._add(self._executor_wire)
@@ -105,14 +107,14 @@ class InterchangeShell:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._selector.register(reader, selectors.EVENT_READ, lambda mask: reader.recv(64))
         self._perform(Send(EXECUTOR, m.Listening(self.port)))
-        select = self._selector.select
+        wait = self._selector.wait
         monotonic = time.monotonic
+        wires = list(enumerate(self._wires))
         try:
             while self._exit is None:
-                for key, mask in select(self._timeout()):
-                    key.data(mask)
+                wait(self._timeout())
                 now = monotonic()
-                for index, wire in enumerate(self._wires):
+                for index, wire in wires:
                     for event in wire.receive():
                         self._on_event(index, event, now)
                 for action in self._reactor.turn(now):
@@ -128,8 +130,9 @@ class InterchangeShell:
         return self._exit or ""
 
     def _timeout(self) -> float | None:
-        if any(wire.pending() for wire in self._wires):
-            return 0.0
+        for wire in self._wires:
+            if wire.pending():
+                return 0.0
         deadline = self._reactor.next_deadline()
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -139,8 +142,7 @@ class InterchangeShell:
     def _farewell(self) -> None:
         deadline = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < deadline and self._backlogged():
-            for key, mask in self._selector.select(0.05):
-                key.data(mask)
+            self._selector.wait(0.05)
             for wire in self._wires:
                 wire.receive()
 
@@ -151,47 +153,42 @@ class InterchangeShell:
     # --------------------------------------------------------------------------------------------------------- events
 
     def _on_event(self, index: int, event: Event, now: float) -> None:
-        peer = index << _WIRE_SHIFT | event.peer
         if index == 0:
             self._on_executor(event, now)
             return
-        match event:
-            case Arrival(frames=frames):
-                try:
-                    if peer in self._managers:
-                        self._reactor.manager_said(peer, codec.decode_from_manager(frames[0]), frames, now)
-                    elif peer in self._observers:
-                        message = codec.decode_from_executor(frames[0])
-                        if not isinstance(message, m.Ask):
-                            raise ProtocolError("an observer may only ask")
-                        self._reactor.observer_said(peer, message, now)
-                    else:
-                        self._on_hello(peer, frames[0], now)
-                except (ProtocolError, IndexError) as error:
-                    self._reactor.malformed(peer, str(error))
-            case Closed(reason=reason):
-                self._observers.discard(peer)
+        peer = index << _WIRE_SHIFT | event.peer
+        if isinstance(event, Arrival):
+            frames = event.frames
+            try:
                 if peer in self._managers:
-                    self._managers.discard(peer)
-                    self._reactor.peer_left(peer, reason, now)
-                elif event.peer < 0:
-                    self._log.warning("%s", reason)
-            case Opened():
-                pass
+                    self._reactor.manager_said(peer, codec.decode_from_manager(frames[0]), frames, now)
+                elif peer in self._observers:
+                    message = codec.decode_from_executor(frames[0])
+                    if not isinstance(message, m.Ask):
+                        raise ProtocolError("an observer may only ask")
+                    self._reactor.observer_said(peer, message, now)
+                else:
+                    self._on_hello(peer, frames[0], now)
+            except (ProtocolError, IndexError) as error:
+                self._reactor.malformed(peer, str(error))
+        elif isinstance(event, Closed):
+            self._observers.discard(peer)
+            if peer in self._managers:
+                self._managers.discard(peer)
+                self._reactor.peer_left(peer, event.reason, now)
+            elif event.peer < 0:
+                self._log.warning("%s", event.reason)
 
     def _on_executor(self, event: Event, now: float) -> None:
-        match event:
-            case Arrival(frames=frames):
-                try:
-                    message = codec.decode_from_executor(frames[0])
-                except ProtocolError as error:
-                    self._reactor.malformed(EXECUTOR, str(error))
-                else:
-                    self._reactor.executor_said(message, frames[1:], now)
-            case Closed(reason=reason):
-                self._reactor.executor_left(reason, now)
-            case Opened():
-                pass
+        if isinstance(event, Arrival):
+            try:
+                message = codec.decode_from_executor(event.frames[0])
+            except ProtocolError as error:
+                self._reactor.malformed(EXECUTOR, str(error))
+            else:
+                self._reactor.executor_said(message, event.frames[1:], now)
+        elif isinstance(event, Closed):
+            self._reactor.executor_left(event.reason, now)
 
     def _on_hello(self, peer: int, header: bytes | bytearray | memoryview, now: float) -> None:
         hello = codec.decode_hello(header)
@@ -208,25 +205,25 @@ class InterchangeShell:
     # -------------------------------------------------------------------------------------------------------- actions
 
     def _perform(self, action: Action) -> None:
-        match action:
-            case Send(peer=peer, message=message, frames=frames):
-                self._send(peer, [codec.encode(message), *frames])
-            case Forward(peer=peer, frames=frames):
-                self._send(peer, frames)
-            case Disconnect(peer=peer, reason=reason):
-                self._managers.discard(peer)
-                self._observers.discard(peer)
-                self._wires[peer >> _WIRE_SHIFT].disconnect(peer & (1 << _WIRE_SHIFT) - 1, reason)
-            case Exit(reason=reason):
-                self._exit = reason
-            case Log(level=level, text=text):
-                self._log.log(getattr(logging, level), "%s", text)
-
-    def _send(self, peer: int, frames: object) -> None:
-        if peer == EXECUTOR:
-            self._executor_wire.send(0, frames)  # type: ignore[arg-type]
+        if isinstance(action, Send):
+            self._send(action.peer, [codec.encode(action.message), *action.frames])
+        elif isinstance(action, Forward):
+            self._send(action.peer, action.frames)
+        elif isinstance(action, Disconnect):
+            peer = action.peer
+            self._managers.discard(peer)
+            self._observers.discard(peer)
+            self._wires[peer >> _WIRE_SHIFT].disconnect(peer & (1 << _WIRE_SHIFT) - 1, action.reason)
+        elif isinstance(action, Exit):
+            self._exit = action.reason
         else:
-            self._wires[peer >> _WIRE_SHIFT].send(peer & (1 << _WIRE_SHIFT) - 1, frames)  # type: ignore[arg-type]
+            self._log.log(getattr(logging, action.level), "%s", action.text)
+
+    def _send(self, peer: int, frames: Sequence[Buffer]) -> None:
+        if peer == EXECUTOR:
+            self._executor_wire.send(0, frames)
+        else:
+            self._wires[peer >> _WIRE_SHIFT].send(peer & (1 << _WIRE_SHIFT) - 1, frames)
 
 
 def serve(config: InterchangeConfig) -> int:

@@ -21,9 +21,9 @@ class Give(NamedTuple):
     """Add a claim for each of these tasks, then send them to a worker as one bundle."""
 
     worker: int
-    tasks: Sequence[Task]
-    functions: Sequence[Function]
-    forget: Sequence[int]
+    tasks: list[Task]
+    functions: list[Function]
+    forget: list[int]
     frames: Sequence[Buffer]
 
 

@@ -40,6 +40,9 @@ started, and what waits behind it is taken back."""
 STUCK_SECONDS = 0.1
 """A task that runs for this long is taken for a long one; its worker is not looked at any more."""
 
+BUNDLE_BYTES = 1 << 18
+"""Bytes of payload after which a bundle takes no further task."""
+
 MAX_START_FAILURES = 5
 """Workers that may die in a row before any got ready."""
 
@@ -170,13 +173,17 @@ class ManagerReactor:
                 continue
             self._cancelling.add(task)
             touched[worker.number] = worker
-            if message.kill and worker.kill is None:
-                worker.kill = (task, m.Outcome.KILLED)
+            if message.kill:
+                worker.kills.add(task)
         if cancelled or refused:
             self._actions.append(Tell(m.Verdicts(cancelled, refused)))
         for worker in touched.values():
             # What it has not claimed comes back; then whatever is still pending has started.
-            self._actions.append(Revoke(worker.number, len(worker.pending)))
+            self._revoke(worker, len(worker.pending))
+
+    def _revoke(self, worker: WorkerRecord, count: int) -> None:
+        worker.revoking = True
+        self._actions.append(Revoke(worker.number, count))
 
     def _explain(self, subject: str, now: float) -> Explanation:
         state = self.state
@@ -203,7 +210,7 @@ class ManagerReactor:
     def records_came(self, number: int, records: Sequence[Record], now: float) -> None:
         """A worker's records, in the order in which it wrote them."""
         worker = self.state.workers.get(number)
-        if worker is None:
+        if worker is None or worker.broken or not records:
             return
         holders = self.state.holders
         pending = worker.pending
@@ -214,8 +221,7 @@ class ManagerReactor:
                 self._marked(worker, outcome, payload, now)
                 continue
             if not pending or pending[0].id != task_id:
-                text = f"worker {worker.slot} answered task {task_id}, which it does not have: a task broke its pipe"
-                self._actions += [Log("ERROR", text), Kill(number)]
+                self.worker_broke(number, f"answered task {task_id}, which it does not have")
                 return
             task = pending.popleft()
             del holders[task_id]
@@ -245,17 +251,31 @@ class ManagerReactor:
         if mark == Mark.READY:
             worker.ready = True
             self._start_failures = 0
-        elif mark == Mark.DISCARDED:
+        elif mark == Mark.DISCARDED and worker.discards:
             worker.discards -= 1
+            worker.cut = False
         elif mark == Mark.INITIALIZER_FAILED:
             worker.stopping = True
             self._tell(m.Broken(self.state.id, "the initializer raised", payload), now)
+        else:
+            self.worker_broke(worker.number, f"sent mark {mark} out of turn")
+
+    def worker_broke(self, number: int, what: str) -> None:
+        """What a worker writes makes no sense: it is killed, nothing more that it writes counts, and each task that it
+        claimed is lost."""
+        worker = self.state.workers.get(number)
+        if worker is None or worker.broken:
+            return
+        worker.broken = worker.stopping = True
+        self.state.idle.pop(number, None)
+        self._actions += [Log("ERROR", f"worker {worker.slot} {what}: a task broke its pipe"), Kill(number)]
 
     def revoked(self, number: int, count: int, now: float) -> None:
         """So many claims were taken back from a worker: the last of what it has, it will not run."""
         worker = self.state.workers.get(number)
         if worker is None:
             return
+        worker.revoking = False
         back: list[m.Task] = []
         left = count
         while left:
@@ -266,7 +286,9 @@ class ManagerReactor:
                 del self.state.holders[task.id]
                 back.append(task)
             left -= some
-            worker.discards += 1
+            # A bundle that is cut twice is found cut, and reported as discarded, once.
+            worker.discards += not worker.cut
+            worker.cut = some < in_last
             if some == in_last:
                 worker.bundles.pop()
             else:
@@ -275,7 +297,7 @@ class ManagerReactor:
             worker.left += count
         self._requeue(back)
         self._judge(worker)
-        if worker.kill is not None:
+        if worker.kills:
             # Nothing more can start there now; what is at the head once its results are read is what runs.
             self._actions.append(Look(number))
 
@@ -299,27 +321,33 @@ class ManagerReactor:
             self._cancelling.difference_update(running)
             self._actions.append(Tell(m.Verdicts([], running)))
 
-    def _settle_kill(self, worker: WorkerRecord) -> None:
-        if worker.kill is None:
+    def _settle_kills(self, worker: WorkerRecord) -> None:
+        kills = worker.kills
+        if not kills or worker.revoking:
             return
-        if worker.pending and worker.pending[0].id == worker.kill[0]:
+        worker.kills = set()
+        if worker.pending and worker.pending[0].id in kills:
+            self._kill(worker, m.Outcome.KILLED)
+
+    def _kill(self, worker: WorkerRecord, outcome: m.Outcome) -> None:
+        """Kill a worker for the task that it runs. It is given nothing more, should the task end at this moment."""
+        if not worker.stopping:
+            worker.stopping = True
+            worker.kill = (worker.pending[0].id, outcome)
             self._actions.append(Kill(worker.number))
-        else:
-            worker.kill = None
 
     def looked(self, number: int, now: float) -> None:
         """A worker's results were read on request (`Look`)."""
         worker = self.state.workers.get(number)
         if worker is None:
             return
-        self._settle_kill(worker)
-        if not worker.pending:
+        self._settle_kills(worker)
+        if not worker.pending or worker.stopping:
             return
         head = worker.pending[0]
         running = now - worker.head_since
         if worker.walltime_at and worker.walltime_at <= now:
-            worker.kill = (head.id, m.Outcome.WALLTIME)
-            self._actions.append(Kill(number))
+            self._kill(worker, m.Outcome.WALLTIME)
             return
         if running < LOOK_SECONDS:
             self._look_at(worker, now + LOOK_SECONDS)
@@ -331,7 +359,7 @@ class ManagerReactor:
         if running >= HOLD_SECONDS:
             self.state.stuck.add(number)
         if running >= 2 * LOOK_SECONDS and len(worker.pending) > 1:
-            self._actions.append(Revoke(number, len(worker.pending) - 1))
+            self._revoke(worker, len(worker.pending) - 1)
         if running < STUCK_SECONDS:
             self._look_at(worker, now + max(LOOK_SECONDS, running))
 
@@ -349,9 +377,11 @@ class ManagerReactor:
         pending = list(worker.pending)
         for task in pending:
             del state.holders[task.id]
-        if len(pending) > unclaimed:
-            self._lose(worker, pending.pop(0), status, stderr, log, now)
-        self._requeue(pending)
+        claimed = max(0, len(pending) - unclaimed)
+        for task in pending[:claimed]:
+            # One, unless the worker broke its pipe.
+            self._lose(worker, task, status, stderr, log, now)
+        self._requeue(pending[claimed:])
         if not worker.ready:
             self._start_failures += 1
             how = describe_status(status)
@@ -360,14 +390,13 @@ class ManagerReactor:
                 reason = f"{self._start_failures} workers in a row ended before they were ready; the last {how}: {stderr}"
                 self._actions.append(Exit(reason, 1))
                 return
-        if not (state.draining is not None and not state.queue):
+        if state.draining is None:
             self._start_worker(worker.slot)
 
     def _lose(self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float) -> None:
         outcome = m.Outcome.WORKER_LOST
         if worker.kill is not None and worker.kill[0] == task.id:
             outcome = worker.kill[1]
-        self._cancelling.discard(task.id)
         self.state.frames.pop(task.id, None)
         loss = m.Loss(
             host=self.state.host,
@@ -497,7 +526,7 @@ class ManagerReactor:
                 return
             if len(worker.bundles) == 1 and not worker.discards and worker.left is None and not worker.stopping:
                 first = worker.pending[0]
-                if first.walltime or worker.number in self.state.stuck:
+                if first.walltime or worker.number in self.state.stuck or worker.revoking or worker.kills:
                     continue
                 self._give(worker, len(waiting), now, ahead=True)
 
@@ -520,13 +549,20 @@ class ManagerReactor:
         frames: list[Buffer] = []
         known = worker.functions
         holders = state.holders
-        for task in tasks:
+        bytes_given = 0
+        for index, task in enumerate(tasks):
+            if bytes_given >= BUNDLE_BYTES:
+                state.queue.push_back(tasks[index:])
+                tasks = tasks[:index]
+                break
+            bytes_given += len(task.payload)
             holders[task.id] = worker
             if task.function not in known:
                 known.add(task.function)
                 functions.append(state.functions[task.function])
             if task.frames:
                 frames += state.frames[task.id]
+                bytes_given += sum(map(len, state.frames[task.id]))
         if not worker.pending:
             worker.head_since = now
         worker.pending += tasks

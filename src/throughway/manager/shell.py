@@ -29,7 +29,8 @@ from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
 from throughway.protocol.configuration import ManagerConfig
 from throughway.protocol.identifiers import new_manager_id
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
-from throughway.transport.interface import Arrival, Closed, Wire
+from throughway.transport.interface import Arrival, Closed, Opened, Wire
+from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
 
 FAREWELL_SECONDS = 1.0
@@ -69,7 +70,7 @@ class ManagerShell:
         self._affinity = affinity_plan(config.cpu_affinity, self.slots, sorted(os.sched_getaffinity(0)))
         self._accelerators = AcceleratorPool(config.available_accelerators)
         _raise_descriptor_limit(self.slots)
-        self._selector = selectors.DefaultSelector()
+        self._selector = Poller()
         self._processes: dict[int, WorkerProcess] = {}
         self._watched: set[int] = set()
         self._bell, self._bell_writer = os.pipe()
@@ -126,15 +127,13 @@ class ManagerShell:
         self._selector.register(self._bell, read, self._on_bell)
         self._selector.register(self._zygote.control, read, self._on_zygote)
         self._wire.register(self._selector)
-        self._greet()
         self._perform_all(self._reactor.start())
-        select = self._selector.select
+        wait = self._selector.wait
         monotonic = time.monotonic
         try:
             while self._exit is None:
                 timeout = 0.0 if self._wire.pending() else max(0.0, self._reactor.next_deadline() - monotonic())
-                for key, mask in select(timeout):
-                    key.data(mask)
+                wait(timeout)
                 now = monotonic()
                 for event in self._wire.receive():
                     self._on_event(event, now)
@@ -177,8 +176,7 @@ class ManagerShell:
     def _farewell(self) -> None:
         deadline = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < deadline and self._wire.backlog(self._peer):
-            for key, mask in self._selector.select(0.05):
-                key.data(mask)
+            self._selector.wait(0.05)
 
     def _end_workers(self) -> None:
         self._zygote.close()
@@ -204,6 +202,9 @@ class ManagerShell:
                         self._on_greeting(codec.decode_greeting(frames[0]))
                 except ProtocolError as error:
                     self._log.warning("dropped a message of the interchange: %s", error)
+            case Opened(peer=peer):
+                self._peer = peer
+                self._greet()
             case Closed(reason=reason):
                 self._reactor.interchange_left(reason)
 
@@ -226,8 +227,10 @@ class ManagerShell:
         records = process.read()
         if records:
             self._reactor.records_came(number, records, now)
-        # A large result under way is read as it comes; otherwise the bell tells.
-        self._watch(process.results, process.reader.partial, lambda mask: self._read(number, time.monotonic()))
+        partial = process.reader.partial
+        if partial or process.results in self._watched:
+            # A large result under way is read as it comes; otherwise the bell tells.
+            self._watch(process.results, partial, lambda mask: self._read(number, time.monotonic()))
 
     def _watch(self, descriptor: int, wanted: bool, ready: Callable[[int], None], write: bool = False) -> None:
         if wanted and descriptor not in self._watched:
@@ -288,7 +291,7 @@ class ManagerShell:
                 self._wire.send(self._peer, [codec.encode(message), *frames])
             case Give(worker=number, tasks=tasks, functions=functions, forget=forget, frames=frames):
                 process = self._processes[number]
-                bundle = Bundle(list(tasks), list(functions), list(forget))
+                bundle = Bundle(tasks, functions, forget)
                 if not process.give([codec.encode(bundle), *frames], len(tasks)):
                     self._watch(process.tasks, True, lambda mask: self._write(process), write=True)
             case Look(worker=number):

@@ -24,6 +24,10 @@ class WorkerRecord:
     """how many of `pending` each bundle under way still holds"""
     discards: int = 0
     """bundles of which tasks were taken back, and that the worker has not yet reported as discarded"""
+    cut: bool = False
+    """whether the last of `bundles` is one of those"""
+    revoking: bool = False
+    """whether claims are about to be taken back: until then it is given nothing ahead"""
     functions: set[int] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)
     head_since: float = 0.0
@@ -34,11 +38,16 @@ class WorkerRecord:
     """when its progress is next looked at; 0 for never"""
     left: int | None = None
     """tasks that it may still be given (``max_tasks_per_child``); None for any number"""
+    kills: set[int] = field(default_factory=set)
+    """tasks that are to be killed if they turn out to run"""
     kill: tuple[int, Outcome] | None = None
-    """a task that is to be killed while it runs, and the outcome to report for it"""
+    """the task for which it was killed, and the outcome to report for it"""
     walltime_at: float = 0.0
     """when its task's walltime is over; 0 for never"""
     stopping: bool = False
+    """it ends, and gets no more work"""
+    broken: bool = False
+    """what it writes is not believed any more"""
 
     @property
     def available(self) -> bool:
@@ -87,6 +96,7 @@ class ManagerState:
             assert worker.number == number
             assert sum(worker.bundles) == len(worker.pending), "bundles add up to what is pending"
             assert (number in self.idle) == worker.available, f"worker {number}: idle and available disagree"
+            assert worker.discards or not worker.cut, "a cut bundle will be reported as discarded"
             for task in worker.pending:
                 assert self.holders[task.id] is worker
                 assert task.id not in self.queue, f"task {task.id} waits and is given"

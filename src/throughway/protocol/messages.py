@@ -44,7 +44,8 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     payload: bytes
     frames: int = 0
     priority: int = 0
-    walltime: float = 0.0
+    # Not a plain float: 0 is decoded to an int that all tasks share, 0.0 to an object for each of a million.
+    walltime: int | float = 0
 
 
 class Outcome(IntEnum):

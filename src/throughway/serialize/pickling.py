@@ -26,7 +26,7 @@ import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
 PROTOCOL = 5
 
-LARGE_FRAME_BYTES = 65536
+LARGE_FRAME_BYTES = 16384
 """A buffer of at least this many bytes travels as a frame of its own, smaller ones inside the payload."""
 
 MAIN_MODULES = frozenset({"__main__", "__mp_main__"})

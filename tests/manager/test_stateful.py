@@ -1,0 +1,286 @@
+"""The reactor against workers that claim, end, write and die in every order, by hypothesis."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.manager.harness import TINY, FakeWorker, Node, task
+from throughway.manager.actions import Action, Give, Kill, Start
+from throughway.protocol import messages as m
+
+TAPE = st.lists(st.integers(0, 1 << 12), max_size=12)
+"""What workers do while actions are performed: each number lets one worker take some steps before one action."""
+
+DURATIONS = st.sampled_from([1e-6, TINY, 0.5])
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    """One node whose workers obey the claim protocol, an interchange that assigns and cancels, and a clock.
+
+    What was read, and who is dead, is known to the reactor only when a rule says so; between any two actions of a turn
+    workers go on working.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tape: deque[int] = deque()
+        self.tasks: dict[int, m.Task] = {}
+        self.asked: set[int] = set()
+        self.kills: set[int] = set()
+        self.everyone: dict[int, FakeWorker] = {}
+        self.given: dict[int, float] = {}
+        """task → when it was last given to a worker"""
+        self.died_with: dict[int, str] = {}
+        """task → what ended the worker that ran it: ``death`` or ``kill``"""
+
+    @initialize(
+        slots=st.integers(1, 3),
+        prefetch=st.sampled_from([None, None, 0, 5]),
+        limit=st.sampled_from([None, None, None, 3]),
+        learn=st.sampled_from([True, True, False]),
+    )
+    def start(self, slots: int, prefetch: int | None, limit: int | None, learn: bool) -> None:
+        self.node = Node(
+            slots, prefetch_capacity=prefetch, max_tasks_per_child=limit, heartbeat_threshold=1e9, ready=False
+        )
+        self.node.before = self.before
+        self.everyone.update(self.node.workers)
+        for number in list(self.node.workers):
+            self.node.get_ready(number)
+        if learn and limit is None:
+            self.node.learn()
+        self.node.outcomes.clear()
+        for worker in self.everyone.values():
+            worker.ran.clear()
+
+    @property
+    def going(self) -> bool:
+        return not self.node.exited
+
+    # --------------------------------------------------------------------------------- what happens between actions
+
+    def before(self, action: Action) -> None:
+        if isinstance(action, Give):
+            self.given.update((one.id, self.node.now) for one in action.tasks)
+        if isinstance(action, Kill):
+            worker = self.node.workers.get(action.worker)
+            target = self.node.state.workers[action.worker].kill
+            assert target is not None
+            if target[1] == m.Outcome.WALLTIME:
+                assert self.node.now - self.given[target[0]] >= self.tasks[target[0]].walltime - 1e-9
+            if worker is not None and worker.alive and worker.running is not None:
+                self.died_with[worker.running.id] = "kill"
+        elif self.tape:
+            number = self.tape.popleft()
+            workers = [worker for worker in self.node.workers.values() if worker.can_step()]
+            if workers:
+                self.work(workers[number % len(workers)], 1 + number // 8 % 4, TINY)
+        if isinstance(action, Start):
+            assert action.worker not in self.everyone
+
+    def work(self, worker: FakeWorker, steps: int, seconds: float) -> None:
+        for _ in range(steps):
+            if not worker.can_step():
+                return
+            if worker.running is not None:
+                worker.end(seconds=seconds)
+            else:
+                worker.begin()
+
+    def turn(self, tape: list[int]) -> None:
+        self.tape = deque(tape)
+        self.node.turn()
+        self.tape.clear()
+        self.everyone.update(self.node.workers)
+        assert self.node.exited or not (self.node.state.queue.waiting and self.node.state.idle), "work for the idle"
+
+    # ------------------------------------------------------------------------------------------------ the interchange
+
+    @precondition(lambda self: self.going)
+    @rule(
+        count=st.sampled_from([1, 2, 3, 5, 50, 100]),
+        fn=st.sampled_from([1, 1, 1, 2]),
+        walltime=st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.02, 2.0]),
+        priority=st.integers(0, 1),
+        frames=st.integers(0, 1),
+    )
+    def assign(self, count: int, fn: int, walltime: float, priority: int, frames: int) -> None:
+        first = len(self.tasks) + 1
+        new = [
+            task(f"{number}:f{fn}~{walltime}!{priority}+{frames}")
+            for number in range(first, first + (count if not walltime else min(count, 3)))
+        ]
+        self.tasks.update((one.id, one) for one in new)
+        self.node.said(*self.node.assignment(new))
+
+    @precondition(lambda self: self.going and self.tasks)
+    @rule(picks=st.lists(st.integers(0, 1 << 16), min_size=1, max_size=4), anywhere=st.integers(0, 5), kill=st.booleans())
+    def cancel(self, picks: list[int], anywhere: int, kill: bool) -> None:
+        """Cancel tasks that workers have: the first or the last of one, or any; seldom one that may be elsewhere."""
+        having = [worker.pending for worker in self.node.state.workers.values() if worker.pending]
+        if not anywhere or not having:
+            held = sorted(self.tasks)
+            picks = [held[pick % len(held)] for pick in picks]
+        else:
+            chosen = [(having[pick % len(having)], pick // 8) for pick in picks]
+            picks = [pending[(0, -1, at % len(pending))[at % 3]].id for pending, at in chosen]
+        picks = list(dict.fromkeys(picks))
+        self.asked.update(picks)
+        if kill:
+            self.kills.update(picks)
+        self.node.said(m.Cancel(picks, kill))
+
+    @precondition(lambda self: self.going)
+    @rule(seldom=st.integers(0, 30))
+    def drain(self, seldom: int) -> None:
+        if seldom == 30:
+            self.node.said(m.Drain("test"))
+
+    @precondition(lambda self: not self.going)
+    @rule()
+    def rest(self) -> None:
+        assert self.node.turn() is self.node.trace
+
+    # -------------------------------------------------------------------------------------------- the reactor's moments
+
+    @precondition(lambda self: self.going)
+    @rule(tape=TAPE)
+    def take_turn(self, tape: list[int]) -> None:
+        self.turn(tape)
+
+    @precondition(lambda self: self.going)
+    @rule(seconds=st.sampled_from([0.001, 0.0051, 0.011, 0.06, 0.2, 3.0]), tape=TAPE)
+    def pass_time(self, seconds: float, tape: list[int]) -> None:
+        self.tape = deque(tape)
+        self.node.pass_time(seconds)
+        self.everyone.update(self.node.workers)
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99), at_once=st.booleans())
+    def read(self, pick: int, at_once: bool) -> None:
+        workers = [worker for worker in self.node.workers.values() if worker.unread]
+        if workers:
+            self.node._read(workers[pick % len(workers)].number)
+            if at_once:
+                self.turn([])
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99))
+    def reap(self, pick: int) -> None:
+        dead = [worker for worker in self.node.workers.values() if not worker.alive]
+        if dead:
+            self.node.reap(dead[pick % len(dead)].number)
+            self.everyone.update(self.node.workers)
+
+    # ------------------------------------------------------------------------------------------------------- workers
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99), steps=st.sampled_from([1, 1, 2, 3, 50]), seconds=DURATIONS)
+    def step(self, pick: int, steps: int, seconds: float) -> None:
+        workers = [worker for worker in self.node.workers.values() if worker.can_step()]
+        if workers:
+            self.work(workers[pick % len(workers)], steps, seconds)
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99))
+    def get_ready(self, pick: int) -> None:
+        starting = [number for number, worker in self.node.state.workers.items() if not worker.ready]
+        starting = [number for number in starting if self.node.workers[number].alive]
+        if starting:
+            self.node.get_ready(starting[pick % len(starting)])
+            self.everyone.update(self.node.workers)
+
+    @precondition(lambda self: self.going and self.node.reactor._start_failures < 3)
+    @rule(pick=st.integers(0, 99), status=st.sampled_from([9, 11, 0, 3 << 8]))
+    def die(self, pick: int, status: int) -> None:
+        alive = [worker for worker in self.node.workers.values() if worker.alive]
+        unborn = sum(not self.node.state.workers[worker.number].ready for worker in alive)
+        alive = [worker for worker in alive if unborn < 2 or self.node.state.workers[worker.number].ready]
+        if alive:
+            worker = alive[pick % len(alive)]
+            if worker.running is not None:
+                self.died_with[worker.running.id] = "death"
+            self.node.die(worker.number, status)
+
+    # ---------------------------------------------------------------------------------------------------- what must hold
+
+    @property
+    def verdicts(self) -> list[m.Verdicts]:
+        return [message for message in self.node.told if isinstance(message, m.Verdicts)]
+
+    @invariant()
+    def each_task_has_at_most_one_end(self) -> None:
+        if not hasattr(self, "node"):
+            return
+        cancelled = Counter(number for verdict in self.verdicts for number in verdict.cancelled)
+        returned = Counter(
+            number for message in self.node.told if isinstance(message, m.Returned) for number in message.tasks
+        )
+        ends = Counter(self.node.outcomes.keys()) + cancelled + returned
+        assert all(count == 1 for count in ends.values()), [number for number in ends if ends[number] > 1]
+        runs = Counter(number for worker in self.everyone.values() for number in worker.ran)
+        assert all(count == 1 for count in runs.values()), "nothing runs twice"
+        assert not runs.keys() & cancelled.keys(), "what is cancelled never ran"
+        assert not runs.keys() & returned.keys(), "what is given back never ran"
+        assert cancelled.keys() <= self.asked
+        for number, outcome in self.node.outcomes.items():
+            assert number in runs, "what has an outcome ran"
+            if outcome == m.Outcome.WORKER_LOST:
+                assert self.died_with.get(number) == "death", f"task {number} did nothing wrong"
+            elif outcome == m.Outcome.KILLED:
+                assert number in self.kills
+            elif outcome == m.Outcome.WALLTIME:
+                assert self.tasks[number].walltime
+            else:
+                assert outcome == m.Outcome.VALUE
+        self.ends = ends
+
+    def teardown(self) -> None:
+        if not hasattr(self, "node"):
+            return
+        node = self.node
+        self.turn([])
+        for _ in range(10_000):
+            if node.exited or not self._go_on():
+                break
+        else:
+            raise AssertionError("it does not come to rest")
+        self.each_task_has_at_most_one_end()
+        assert self.ends.keys() == self.tasks.keys(), f"lost: {sorted(self.tasks.keys() - self.ends.keys())}"
+        judged = {number for verdict in self.verdicts for number in (*verdict.cancelled, *verdict.refused)}
+        assert judged == self.asked, "each cancellation is answered"
+        state = node.state
+        assert state.held == 0
+        assert not state.frames
+        assert not node.reactor._cancelling
+        if not node.exited:
+            assert len(state.workers) == state.slots
+            assert state.idle.keys() == state.workers.keys(), "each worker waits for work"
+            assert all(not worker.claims for worker in node.workers.values()), "no claim is left over"
+
+    def _go_on(self) -> bool:
+        node = self.node
+        before = len(node.trace)
+        for worker in list(node.workers.values()):
+            if not worker.alive:
+                node.reap(worker.number)
+            elif not node.state.workers[worker.number].ready:
+                node.get_ready(worker.number)
+            elif worker.can_step():
+                self.work(worker, 1, TINY)
+                node.trace.append("step")
+            elif worker.unread:
+                node.read(worker.number)
+                node.trace.append("read")
+            if node.exited:
+                return False
+        self.everyone.update(node.workers)
+        return len(node.trace) > before
+
+
+ManagerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestManagerMachine = ManagerMachine.TestCase
