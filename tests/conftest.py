@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -79,6 +80,7 @@ _run_key = pytest.StashKey[_Run]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fixtures tidy up, as after Ctrl-C
     config.stash[_run_key] = _Run()
 
 
@@ -132,7 +134,7 @@ def leftovers_of_the_run(request: pytest.FixtureRequest) -> Iterator[None]:
         return found + run.snapshot().new_since(before, processes=False, descriptors=False)
 
     try:
-        _settle(left, "the tests left behind")
+        _settle(request.session, left, "the tests left behind")
     finally:
         kill_all(run.processes())
 
@@ -149,12 +151,14 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     run = request.config.stash[_run_key]
     before = run.snapshot()
     yield
-    _settle(lambda: run.snapshot().new_since(before), "the test left behind")
+    _settle(request.session, lambda: run.snapshot().new_since(before), "the test left behind")
 
 
-def _settle(left: Callable[[], list[str]], what: str) -> None:
+def _settle(session: pytest.Session, left: Callable[[], list[str]], what: str) -> None:
     """Fail unless nothing is ``left``, now or soon: what was told to end may take a moment."""
-    if not left():
+    if (
+        session.exitstatus == pytest.ExitCode.INTERRUPTED or not left()
+    ):  # interrupted, a test did not get to its end
         return
     with contextlib.suppress(AssertionError):
         wait(lambda: not left(), SECONDS_TO_SETTLE)

@@ -186,3 +186,26 @@ def test_the_run_folder_goes_unless_a_test_failed(pytester: pytest.Pytester) -> 
     kept = Path(note.read_text())
     assert kept.is_dir()
     result.stdout.fnmatch_lines([f"*are kept in {kept.parent}"])
+
+
+def test_sigterm_ends_the_run_as_ctrl_c_does(pytester: pytest.Pytester) -> None:
+    result = run_tests(
+        pytester,
+        """
+        import os, pathlib, signal, subprocess, pytest
+
+        @pytest.fixture
+        def process():
+            with subprocess.Popen(["sleep", "600"]) as process:
+                yield process
+                process.kill()
+                pathlib.Path(os.environ["NOTE"]).write_text("tidied up")
+
+        def test_it(process):
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        """,
+        NOTE=str(pytester.path / "note"),
+    )
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert (pytester.path / "note").read_text() == "tidied up"

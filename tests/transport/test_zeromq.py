@@ -267,8 +267,10 @@ def test_reasons_travel_both_ways(ends: Ends) -> None:
     ends.drive(lambda: other.closed == [Closed(0, "on hold")])
 
 
-def test_a_newcomer_on_the_descriptor_of_one_who_left_is_told_apart(ends: Ends) -> None:
-    """All of it befalls before the listener looks: old messages, the parting, and the new peer's first message."""
+@pytest.mark.parametrize("looked_before", [False, True])
+def test_a_newcomer_on_the_descriptor_of_one_who_left_is_told_apart(ends: Ends, looked_before: bool) -> None:
+    """All of it befalls before the listener reads (or between its look at the monitor and its reading): old messages,
+    the parting, and the new peer's first message."""
     leaver, left = ends.meet()
     for number in range(10):
         leaver.wire.send(0, [b"%d" % number])
@@ -279,6 +281,13 @@ def test_a_newcomer_on_the_descriptor_of_one_who_left_is_told_apart(ends: Ends) 
         ends.drive(lambda newcomer=newcomer: bool(newcomer.opened), newcomer)
         newcomer.wire.send(0, [b"newcomer %d" % number])
         newcomers.append(newcomer)
+    if looked_before:
+        wire = ends.wire_of(ZmqListener)
+        ends.drive(
+            lambda: len(ends.listener.selector.select(0)) == 2, *newcomers
+        )  # the socket and the monitor
+        wire._readable, wire._monitor_ready = True, False
+        ends.listener.events += wire.receive()
     ends.drive(lambda: bool(ends.listener.closed) and len(ends.listener.opened) == 5)
     assert ends.listener.messages(left) == [[b"%d" % number] for number in range(10)]
     assert [event.peer for event in ends.listener.closed] == [left]
@@ -386,6 +395,29 @@ def test_one_turn_takes_a_fair_share(ends: Ends, size: int, most: int, count: in
         turns.append(len(listener.wire.receive()))
         assert turns[-1] < most or listener.wire.pending()
     assert max(turns) <= most
+
+
+def test_reading_does_not_miss_that_there_is_room_to_write(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libzmq tells once that a backlog can go on, and a read that goes on from an earlier turn takes that in."""
+    monkeypatch.setattr("throughway.transport.zeromq.MESSAGES_PER_TURN", 10)
+    side, peer = ends.meet()
+    for number in range(20):
+        ends.listener.wire.send(peer, [b"%d" % number])
+    ends.drive(lambda: side.count() >= 10, side)
+    sent = 0
+    while not side.wire.backlog(0):
+        side.wire.send(0, [bytes(100)])
+        sent += 1
+    side.wire.pending()
+    waiting = side.wire.backlog(0) // 100
+    ends.drive(lambda: ends.listener.count() == sent - waiting, ends.listener)
+    wire = side.wire
+    assert isinstance(wire, ZmqConnector)
+    wire._readable = True
+    side.events += wire.receive()
+    ends.drive(lambda: ends.listener.count() == sent)
 
 
 # ------------------------------------------------------------------------------------------------------- encryption

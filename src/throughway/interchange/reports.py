@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -62,16 +61,14 @@ def _obstacle(state: InterchangeState, task: int, now: float) -> str:
     return "a free worker"
 
 
-@dataclass(slots=True)
-class _Gathering:
+class _Gathering(msgspec.Struct, eq=False):
     peer: int
     request: int
     waiting: set[str]
     parts: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(msgspec.Struct, eq=False):
     manager: str
     gathering: _Gathering | None
     peer: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from throughway.interchange.actions import Buffer
 from throughway.interchange.selectors import ManagerSelector
@@ -14,8 +15,7 @@ from throughway.protocol.views import ManagerView, StatusView
 from throughway.scheduling.task_queue import TaskQueue
 
 
-@dataclass(slots=True, eq=False)
-class ManagerRecord:
+class ManagerRecord(msgspec.Struct, eq=False):
     """One registered manager. Times are seconds of the reactor's clock."""
 
     peer: int
@@ -30,10 +30,10 @@ class ManagerRecord:
     last_sent: float
     ends_at: float
     idle_since: float
-    tasks: dict[int, Task] = field(default_factory=dict)
-    functions: set[int] = field(default_factory=set)
-    forget: list[int] = field(default_factory=list)
-    running: dict[int, tuple[int, float]] = field(default_factory=dict)
+    tasks: dict[int, Task] = msgspec.field(default_factory=dict)
+    functions: set[int] = msgspec.field(default_factory=set)
+    forget: list[int] = msgspec.field(default_factory=list)
+    running: dict[int, tuple[int, float]] = msgspec.field(default_factory=dict)
     """task id → worker and since when, as far as the manager told"""
     held: bool = False
     draining: bool = False
@@ -115,8 +115,7 @@ class SetAside:
         return None
 
 
-@dataclass(slots=True)
-class InterchangeState:
+class InterchangeState(msgspec.Struct, eq=False):
     """Everything the interchange knows, cross-indexed."""
 
     run: str
@@ -126,21 +125,21 @@ class InterchangeState:
     """managers with a worker that has no task"""
     roomy: ManagerSelector
     """managers whose workers all have tasks, and that are ready to hold more"""
-    idle_aside: SetAside = field(default_factory=SetAside)
-    roomy_aside: SetAside = field(default_factory=SetAside)
+    idle_aside: SetAside = msgspec.field(default_factory=SetAside)
+    roomy_aside: SetAside = msgspec.field(default_factory=SetAside)
     """those of either kind that are not on offer, since no waiting task fits into the time that they have left"""
-    queue: TaskQueue = field(default_factory=TaskQueue)
-    functions: dict[int, Function] = field(default_factory=dict)
-    frames: dict[int, Sequence[Buffer]] = field(default_factory=dict)
+    queue: TaskQueue = msgspec.field(default_factory=TaskQueue)
+    functions: dict[int, Function] = msgspec.field(default_factory=dict)
+    frames: dict[int, Sequence[Buffer]] = msgspec.field(default_factory=dict)
     """task id → its large frames, for those that have any"""
-    owners: dict[int, ManagerRecord] = field(default_factory=dict)
+    owners: dict[int, ManagerRecord] = msgspec.field(default_factory=dict)
     """task id → the manager that has it"""
-    cancelling: set[int] = field(default_factory=set)
+    cancelling: set[int] = msgspec.field(default_factory=set)
     """assigned tasks whose managers were asked to cancel them, and have not answered"""
-    knowers: dict[int, set[ManagerRecord]] = field(default_factory=dict)
+    knowers: dict[int, set[ManagerRecord]] = msgspec.field(default_factory=dict)
     """function id → the managers that were sent it and not told to forget it"""
-    managers: dict[str, ManagerRecord] = field(default_factory=dict)
-    peers: dict[int, ManagerRecord] = field(default_factory=dict)
+    managers: dict[str, ManagerRecord] = msgspec.field(default_factory=dict)
+    peers: dict[int, ManagerRecord] = msgspec.field(default_factory=dict)
     submitted: int = 0
     completed: int = 0
     busy: float = 0.0

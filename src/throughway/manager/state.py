@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from throughway.manager.actions import Buffer
 from throughway.protocol.messages import Function, Outcome, Task
 from throughway.scheduling.task_queue import TaskQueue
 
 
-@dataclass(slots=True, eq=False)
-class WorkerRecord:
+class WorkerRecord(msgspec.Struct, eq=False):
     """One worker process. Times are seconds of the reactor's clock."""
 
     number: int
     slot: int
     ready: bool = False
-    pending: deque[Task] = field(default_factory=deque)
+    pending: deque[Task] = msgspec.field(default_factory=deque)
     """tasks that it has, in the order in which it runs them; the first runs, or is about to"""
-    bundles: deque[int] = field(default_factory=deque)
+    bundles: deque[int] = msgspec.field(default_factory=deque)
     """how many of `pending` each bundle under way still holds"""
     discards: int = 0
     """bundles of which tasks were taken back, and that the worker has not yet reported as discarded"""
@@ -28,8 +28,8 @@ class WorkerRecord:
     """whether the last of `bundles` is one of those"""
     revoking: bool = False
     """whether claims are about to be taken back: until then it is given nothing ahead"""
-    functions: set[int] = field(default_factory=set)
-    forget: list[int] = field(default_factory=list)
+    functions: set[int] = msgspec.field(default_factory=set)
+    forget: list[int] = msgspec.field(default_factory=list)
     head_since: float = 0.0
     """when the first of `pending` can have started"""
     reported: int = -1
@@ -38,7 +38,7 @@ class WorkerRecord:
     """when its progress is next looked at; 0 for never"""
     left: int | None = None
     """tasks that it may still be given (``max_tasks_per_child``); None for any number"""
-    kills: set[int] = field(default_factory=set)
+    kills: set[int] = msgspec.field(default_factory=set)
     """tasks that are to be killed if they turn out to run"""
     kill: tuple[int, Outcome] | None = None
     """the task for which it was killed, and the outcome to report for it"""
@@ -55,8 +55,7 @@ class WorkerRecord:
         return self.ready and not self.pending and not self.discards and not self.stopping and self.left != 0
 
 
-@dataclass(slots=True)
-class ManagerState:
+class ManagerState(msgspec.Struct, eq=False):
     """Everything a manager knows, cross-indexed."""
 
     id: str
@@ -66,16 +65,16 @@ class ManagerState:
     """where its workers' logs are"""
     slots: int
     """how many workers it keeps"""
-    queue: TaskQueue = field(default_factory=TaskQueue)
-    functions: dict[int, Function] = field(default_factory=dict)
-    frames: dict[int, Sequence[Buffer]] = field(default_factory=dict)
+    queue: TaskQueue = msgspec.field(default_factory=TaskQueue)
+    functions: dict[int, Function] = msgspec.field(default_factory=dict)
+    frames: dict[int, Sequence[Buffer]] = msgspec.field(default_factory=dict)
     """task id → its large frames, for those that have any"""
-    workers: dict[int, WorkerRecord] = field(default_factory=dict)
-    holders: dict[int, WorkerRecord] = field(default_factory=dict)
+    workers: dict[int, WorkerRecord] = msgspec.field(default_factory=dict)
+    holders: dict[int, WorkerRecord] = msgspec.field(default_factory=dict)
     """task id → the worker that has it"""
-    idle: dict[int, WorkerRecord] = field(default_factory=dict)
+    idle: dict[int, WorkerRecord] = msgspec.field(default_factory=dict)
     """workers that wait for work, by their number"""
-    stuck: set[int] = field(default_factory=set)
+    stuck: set[int] = msgspec.field(default_factory=set)
     """workers whose task has been running for long"""
     draining: str | None = None
     """why nothing new is taken"""

@@ -60,7 +60,7 @@ class WorkerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """How a manager is started. Times are in seconds, ``mem_per_worker`` is in GB (10^9 bytes)."""
+    """How a manager is started. Times are in seconds, ``mem_per_worker`` is in GB (2^30 bytes)."""
 
     run: str
     block: str

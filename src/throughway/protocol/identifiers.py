@@ -6,7 +6,7 @@ with a fresh random id at each start, so that a new incarnation is never mistake
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import NewType
 
 TaskId = NewType("TaskId", int)
@@ -17,9 +17,9 @@ RunId = NewType("RunId", str)
 
 def new_manager_id() -> ManagerId:
     """A fresh 12-digit hexadecimal id (48 random bits) for one incarnation of a manager."""
-    return ManagerId(secrets.token_hex(6))
+    return ManagerId(os.urandom(6).hex())
 
 
 def new_run_id() -> RunId:
     """A fresh 8-digit hexadecimal id (32 random bits) for one life of an executor."""
-    return RunId(secrets.token_hex(4))
+    return RunId(os.urandom(4).hex())

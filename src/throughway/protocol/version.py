@@ -6,7 +6,6 @@ Rule: a change that adds a trailing field with a default to a message keeps `PRO
 
 from __future__ import annotations
 
-import platform
 import sys
 
 PROTOCOL_VERSION = 1
@@ -14,7 +13,7 @@ PROTOCOL_VERSION = 1
 
 def python_version() -> str:
     """The running interpreter's version, such as ``"3.11.7"``."""
-    return platform.python_version()
+    return ".".join(map(str, sys.version_info[:3]))
 
 
 def minor_version(version: str) -> str:

@@ -143,6 +143,7 @@ class Worker:
         last = len(bundle.tasks) - 1
         for index, task in enumerate(bundle.tasks):
             if not claim():
+                self._spend(index)
                 self._mark(Mark.DISCARDED)
                 return
             outcome, payload, large = self._run_task(task, frames[at : at + task.frames] if task.frames else ())
@@ -153,8 +154,12 @@ class Worker:
                 channel.ring()
                 rung = ended
             began = ended
+        self._spend(len(bundle.tasks))
+
+    def _spend(self, tasks: int) -> None:
+        """So many of the tasks that this worker may run have been run."""
         if self._left is not None:
-            self._left -= len(bundle.tasks)
+            self._left -= tasks
 
     def _run_task(self, task: Task, frames: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
         outcome = Outcome.FAILED
