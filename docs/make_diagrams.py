@@ -59,7 +59,7 @@ def lifecycle_block(described: set[str], name: str) -> str:
         for event, target in events.items():
             targets.setdefault(target, []).append(_words(event))
         lines += [f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in targets.items()]
-    lines += [f"    {state.name} --> [*]" for state in lifecycle.states() if state not in lifecycle.table]
+    lines += [f"    {state.name} --> [*]" for state in lifecycle.states() if state in lifecycle.ends]
     lines += ["```", ""]
     lines += _table(("state", "the " + lifecycle.name), [(f"`{s.name}`", s.value) for s in lifecycle.states()])
     kinds = {type(event) for _, event, _ in lifecycle.transitions()}

@@ -300,8 +300,6 @@ def test_folders_are_for_the_user_alone(runs: Path) -> None:
         assert run is not None
         for folder in (run.folder.path, run.folder.runtime):
             assert folder.stat().st_mode & 0o777 == 0o700
-        for name in ("interchange.json", "run.json"):
-            assert (run.folder.path / name).stat().st_mode & 0o077 == 0, name
 
 
 # ------------------------------------------------------------------------------------------------------------- forking

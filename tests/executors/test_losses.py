@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,14 +39,18 @@ def segfault() -> None:
         (lambda: os._exit(7), 7, None, "status 7"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), None, 9, "memory"),
         (segfault, None, 11, "about to read address 0"),
-        (lambda: os.abort(), None, 6, "SIGABRT"),
+        (os.abort, None, 6, "SIGABRT"),
     ],
 )
 def test_the_death_of_a_worker_costs_its_task(
-    executor: HighThroughputExecutor, function: object, exit_code: int | None, signal_number: int | None, words: str
+    executor: HighThroughputExecutor,
+    function: Callable[[], None],
+    exit_code: int | None,
+    signal_number: int | None,
+    words: str,
 ) -> None:
     before = time.monotonic()
-    future = executor.submit(function)  # type: ignore[arg-type]
+    future = executor.submit(function)
     others = [executor.submit(tasks.add, index) for index in range(200)]
     error = future.exception(timeout=10)
     assert isinstance(error, throughway.WorkerLost)
@@ -196,7 +200,8 @@ def test_an_initializer_runs_first(runs: Path) -> None:
     def prepare(value: str) -> None:
         os.environ["PREPARED"] = value
 
-    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, initializer=prepare, initargs=("yes",)) as executor:
+    parameters = {"initializer": prepare, "initargs": ("yes",)}
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, **parameters) as executor:  # type: ignore[arg-type]
         assert {executor.submit(tasks.environment, "PREPARED").result(timeout=10) for _ in range(20)} == {"yes"}
 
 

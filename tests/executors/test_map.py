@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError
 from pathlib import Path
 
 import pytest

@@ -7,8 +7,10 @@ import math
 import operator
 import os
 import threading
-from concurrent.futures import Executor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +52,7 @@ def test_functions_of_every_kind(executor: HighThroughputExecutor) -> None:
         return value + base + offset
 
     counter = Counter(3)
-    cases = [
+    cases: list[tuple[Callable[..., Any], Any, Any]] = [
         (lambda value: value + base, 1, 6),
         (closure, 1, 16),
         (functools.partial(tasks.add, 4), 1, 5),
@@ -70,18 +72,21 @@ def test_functions_of_every_kind(executor: HighThroughputExecutor) -> None:
 
 
 def test_rebinding_a_global_is_seen(executor: HighThroughputExecutor) -> None:
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec("scale = 2\ndef scaled(value):\n    return value * scale", namespace)
     scaled = namespace["scaled"]
-    first = executor.submit(scaled, 10)  # type: ignore[arg-type]
+    first = executor.submit(scaled, 10)
     namespace["scale"] = 3
-    second = executor.submit(scaled, 10)  # type: ignore[arg-type]
+    second = executor.submit(scaled, 10)
     assert (first.result(timeout=10), second.result(timeout=10)) == (20, 30)
 
 
 def test_rebinding_a_closure_variable_is_seen(executor: HighThroughputExecutor) -> None:
     value = 1
-    show = lambda: value  # noqa: E731
+
+    def show() -> int:
+        return value
+
     first = executor.submit(show)
     value = 2
     second = executor.submit(show)
@@ -171,8 +176,12 @@ def test_submitting_in_a_callback(executor: HighThroughputExecutor) -> None:
     done = threading.Event()
     later: list[int] = []
 
-    def again(future: object) -> None:
-        executor.submit(tasks.add, 2, 3).add_done_callback(lambda second: (later.append(second.result()), done.set()))
+    def take(second: Future[int]) -> None:
+        later.append(second.result())
+        done.set()
+
+    def again(_: object) -> None:
+        executor.submit(tasks.add, 2, 3).add_done_callback(take)
 
     executor.submit(tasks.add, 1).add_done_callback(again)
     assert done.wait(10)

@@ -353,7 +353,7 @@ class Node:
                     self.trace.append(describe(message, frames))
                 case Give():
                     self._give(action)
-                case Revoke(worker=number, count=count):
+                case Revoke(worker=number, limit=count):
                     self._revoke(number, count)
                 case Look(worker=number):
                     self.trace.append(f"look w{number}")

@@ -59,6 +59,10 @@ def test_the_initial_state_comes_first(lifecycle):
     assert lifecycle.states()[0] is lifecycle.initial
 
 
+def test_who_cannot_go_on_has_ended(lifecycle):
+    assert set(lifecycle.states()) - lifecycle.table.keys() <= lifecycle.ends
+
+
 def test_every_listed_event_changes_the_state(lifecycle):
     assert all(state is not target for state, _, target in lifecycle.transitions())
 

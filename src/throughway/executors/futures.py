@@ -60,7 +60,7 @@ class TaskFuture(Future[Result]):
         self,
         executor: HighThroughputExecutor,
         task: Task,
-        entry: Entry,
+        entry: Entry | None,
         frames: Sequence[memoryview],
         retries: int,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import shlex
@@ -19,7 +20,7 @@ import msgspec
 from throughway import errors
 from throughway.blocks.controller import ErrorHandler
 from throughway.blocks.state import BlockView
-from throughway.executors import mapping, parameters
+from throughway.executors import futures, mapping, parameters
 from throughway.executors.futures import TaskFuture
 from throughway.executors.options import DEFAULT, ResourceSpecification
 from throughway.executors.reports import StatusReport, TaskExplanation, status_report, task_explanation
@@ -60,7 +61,7 @@ class HighThroughputExecutor(Executor):
             tried where the provider's nodes are other machines, and nothing listens at all where they are not.
         worker_port: port for managers of other machines; None for a free one in ``worker_port_range``.
         worker_port_range: lowest and highest port to choose from.
-        worker_debug: interchange, managers and workers log in detail.
+        worker_debug: interchange and managers log every message.
         cores_per_worker: cores for each worker; a node with 8 cores and 2.0 has 4 workers; below 1 shares cores.
         mem_per_worker: memory for each worker in GB (2^30 bytes), which limits how many there are; None for no limit.
         max_workers_per_node: workers on a node, at most; None for no limit.
@@ -126,10 +127,9 @@ class HighThroughputExecutor(Executor):
     ) -> None:
         self.label = parameters.label(label)
         self.provider: Provider = LocalProvider() if provider is None else provider
-        if not callable(getattr(self.provider, "submit", None)):
-            raise parameters.reject("provider", provider, "give a provider, such as throughway.providers.LocalProvider()")
+        parameters.provider(self.provider)
         self.launch_cmd = parameters.launch_command(launch_cmd)
-        self.address = parameters.text("address", address)
+        self.address = parameters.address(address)
         self.worker_port = parameters.port("worker_port", worker_port)
         self.worker_port_range = parameters.port_range("worker_port_range", worker_port_range)
         self.worker_debug = parameters.flag("worker_debug", worker_debug)
@@ -148,12 +148,13 @@ class HighThroughputExecutor(Executor):
         self.heartbeat_period, self.heartbeat_threshold = parameters.heartbeats(heartbeat_period, heartbeat_threshold)
         self.drain_period = parameters.seconds("drain_period", drain_period, optional=True)
         self.address_probe_timeout = parameters.seconds("address_probe_timeout", address_probe_timeout) or 0.0
-        self.worker_logdir_root = None if worker_logdir_root is None else os.fspath(worker_logdir_root)
+        self.worker_logdir_root = parameters.folder("worker_logdir_root", worker_logdir_root)
         self._selector = selector_config(RandomSelector() if manager_selector is None else manager_selector)
+        parameters.error_handler(block_error_handler)
         self.block_error_handler = block_error_handler
         self.encrypted = parameters.flag("encrypted", encrypted)
-        self.working_dir = None if working_dir is None else os.path.abspath(os.fspath(working_dir))
-        self.run_dir = run_dir
+        self.working_dir = parameters.folder("working_dir", working_dir)
+        self.run_dir = parameters.folder("run_dir", run_dir)
         parameters.initializer(initializer, initargs)
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -169,6 +170,8 @@ class HighThroughputExecutor(Executor):
         self._ready = False
         """whether tasks may be submitted right now: started, and neither shut down nor broken"""
         self._shut_down = False
+        self._forked_from = 0
+        """in a forked child, the process id of the parent, which goes on using it"""
         self._room = threading.Condition()
         self._crowd = 0
         """threads that wait for room"""
@@ -185,7 +188,7 @@ class HighThroughputExecutor(Executor):
         """
         with self._lock:
             if self._shut_down:
-                raise RuntimeError("cannot start an executor after its shutdown")
+                raise RuntimeError(self._refusal("cannot start an executor after its shutdown"))
             if self._run is not None:
                 return
             self._run = Run(
@@ -195,7 +198,7 @@ class HighThroughputExecutor(Executor):
                 forgotten=self._functions.forgotten,
                 interchange=self._interchange_config,
                 manager=self._manager_config,
-                command=self._manager_command,
+                command=functools.partial(_manager_command, self.launch_cmd),
                 block_error_handler=self.block_error_handler,
                 address=self.address,
                 encrypted=self.encrypted,
@@ -219,16 +222,15 @@ class HighThroughputExecutor(Executor):
             heartbeat_period=self.heartbeat_period,
             heartbeat_threshold=self.heartbeat_threshold,
             selector=self._selector,
-            sys_path=[entry or os.getcwd() for entry in sys.path],
+            sys_path=[os.path.abspath(entry) for entry in sys.path],
             debug=self.worker_debug,
         )
 
-    def _manager_config(self, run: Run, block: str) -> ManagerConfig:
-        root = Path(self.worker_logdir_root) if self.worker_logdir_root is not None else run.folder.path
+    def _manager_config(self, run: Run) -> ManagerConfig:
         return ManagerConfig(
             run=str(run.id),
-            block=block,
-            folder=str(root / f"block-{block}"),
+            block="",
+            folder=self.worker_logdir_root or str(run.folder.path),
             address_probe_timeout=self.address_probe_timeout,
             cores_per_worker=self.cores_per_worker,
             mem_per_worker=self.mem_per_worker,
@@ -260,13 +262,6 @@ class HighThroughputExecutor(Executor):
             max_payload_bytes=self.max_payload_bytes,
             debug=self.worker_debug,
         )
-
-    def _manager_command(self, config: Path, block: str) -> list[str]:
-        fields = {"python": shlex.quote(sys.executable), "config": shlex.quote(str(config)), "block": block}
-        command = self.launch_cmd.format(**fields)
-        if self.launch_cmd == parameters.LAUNCH_COMMAND:
-            return shlex.split(command)
-        return ["/bin/sh", "-c", command]
 
     # --------------------------------------------------------------------------------------------------- submitting
 
@@ -316,12 +311,20 @@ class HighThroughputExecutor(Executor):
 
     def _start_or_refuse(self) -> None:
         if self._shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(self._refusal("cannot schedule new futures after shutdown"))
         self.start()
         assert self._run is not None
         broken = self._run.reactor.broken
         if broken is not None:
             raise broken
+
+    def _refusal(self, reason: str) -> str:
+        if self._forked_from:
+            return (
+                f"executor {self.label!r} belongs to process {self._forked_from}, of which this one is a fork: "
+                "make an executor in this process"
+            )
+        return reason
 
     def _wait_for_room(self) -> None:
         assert self._run is not None
@@ -375,7 +378,8 @@ class HighThroughputExecutor(Executor):
 
     def _cancel(self, future: TaskFuture[Any]) -> bool:
         run = self._run
-        assert run is not None
+        if run is None:
+            return False
         verdict: list[bool] = []
         told = threading.Event()
 
@@ -552,6 +556,23 @@ class HighThroughputExecutor(Executor):
         if wait and not run.shell.in_thread:
             run.shell.join()
 
+    def _forget_run(self) -> None:
+        """In a forked child. Whatever other threads held or waited for, they are not here."""
+        self._ready = False
+        self._shut_down = True
+        self._forked_from = os.getppid()
+        self._lock = threading.Lock()
+        self._room = threading.Condition()
+        run, self._run = self._run, None
+        if run is None:
+            return
+        _inherited.append(run)
+        error = RuntimeError(self._refusal(""))
+        for future in run.reactor.futures.values():
+            future._cond = future._waiting = future._callbacks = None
+            future._exception = error
+            future._state = futures.FINISHED
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: object) -> bool | None:
         interrupted = kind is not None and not issubclass(kind, Exception)
         # Whoever presses Ctrl-C wants an end, not the rest of the work.
@@ -578,6 +599,14 @@ class HighThroughputExecutor(Executor):
         self._ready = False
         with self._room:
             self._room.notify_all()
+
+
+def _manager_command(launch_cmd: str, config: Path, block: str) -> list[str]:
+    fields = {"python": shlex.quote(sys.executable), "config": shlex.quote(str(config)), "block": block}
+    command = launch_cmd.format(**fields)
+    if launch_cmd == parameters.LAUNCH_COMMAND:
+        return shlex.split(command)
+    return ["/bin/sh", "-c", command]
 
 
 def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[[], None]:
@@ -639,11 +668,15 @@ def _end_all() -> None:
         executor._end(True, cancel_futures=interrupted, kill=interrupted)
 
 
+_inherited: list[Run] = []
+"""In a forked child, the parent's runs: kept, so that nothing of them is closed or waited for here."""
+
+
 def _after_fork() -> None:
-    """In a forked child: the parent's executors are not the child's."""
+    """In a forked child: the parent's executors are not the child's, nor can it wait for the parent's futures."""
+    futures._making = threading.Lock()
     for executor in list(_live):
-        executor._ready = False
-        executor._shut_down = True
+        executor._forget_run()
     _live.clear()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from throughway.blocks.controller import BlockController, ErrorHandler
-from throughway.errors import ExecutorFailed
+from throughway.errors import ConfigurationError, ExecutorFailed
 from throughway.executors.reactor import ExecutorReactor
 from throughway.executors.run_folder import RunFolder
 from throughway.executors.shell import ExecutorShell
@@ -31,7 +34,8 @@ class Run:
 
     Args:
         interchange: makes the interchange's document; wires, keys and addresses are added here.
-        manager: makes the document of a block's managers; the same is added.
+        manager: makes the document of managers, with the parent of their folders as folder; block and folder are
+            added, and the same. Both are called at once, and not kept.
         command: makes the command that starts a manager with a document for a block.
         on_batch: called in the run's thread after each batch of outcomes.
         on_broken: called in the run's thread once nothing can run any more.
@@ -45,7 +49,7 @@ class Run:
         run_dir: object,
         forgotten: Callable[[], list[int]],
         interchange: Callable[[Run], InterchangeConfig],
-        manager: Callable[[Run, str], ManagerConfig],
+        manager: Callable[[Run], ManagerConfig],
         command: Callable[[Path, str], list[str]],
         block_error_handler: bool | ErrorHandler,
         address: str | None,
@@ -56,7 +60,6 @@ class Run:
         self.id = new_run_id()
         self.ending = False
         self._provider = provider
-        self._manager = manager
         self._command = command
         self._on_batch = on_batch
         self._networked = address is not None or not provider.local
@@ -81,13 +84,13 @@ class Run:
             config = interchange(self)
             config.local_descriptor = listener.fileno()
             if self._networked:
-                config.address = address or "*"
+                config.address = "*" if address is None else _listening_address(address)
                 if encrypted:
                     config.certificates = self._certificates = self._make_certificates()
             path = self.folder.path / "interchange.json"
             write_configuration(config, path)
-            # Whatever the managers' document refuses must be refused here, not in the controller's thread.
-            manager(self, "0")
+            # Whatever the managers' document refuses is refused here, not in the controller's thread.
+            self._manager = manager(self)
             self.shell.start(path, listener, self.folder.path / "interchange.out")
         except BaseException:
             self.shell.abandon()
@@ -107,7 +110,8 @@ class Run:
         return str(folder)
 
     def _command_for(self, block: str) -> Sequence[str]:
-        config = self._manager(self, block)
+        folder = os.path.join(self._manager.folder, f"block-{block}")
+        config = msgspec.structs.replace(self._manager, block=block, folder=folder)
         if self._networked:
             if not self.shell.listening.wait(LISTEN_SECONDS) or self.shell.port is None:
                 raise ExecutorFailed(f"the interchange does not listen; its log is in {self.folder.path}")
@@ -136,6 +140,31 @@ class Run:
         for block in left:
             logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)
         self.folder.end()
+
+
+def _listening_address(address: str) -> str:
+    """Where to listen so that ``address`` reaches us: there alone if it is one of ours, everywhere if it is a name, which
+    may stand for another one elsewhere, or an address that something translates into ours.
+
+    Raises:
+        ConfigurationError: it is a name that nobody knows.
+    """
+    try:
+        found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"address={address!r} cannot be resolved ({error}): give an IP address of this machine, or a name that has one"
+        ) from error
+    numbers = [str(target[0]) for *_, target in found]
+    if address == "localhost" or address in numbers:
+        for family, kind, protocol, _, target in found:
+            with socket.socket(family, kind, protocol) as probe:
+                try:
+                    probe.bind(target)
+                except OSError:
+                    continue
+                return str(target[0])
+    return "::" if all(":" in number for number in numbers) else "*"
 
 
 def _addresses(address: str | None) -> list[str]:

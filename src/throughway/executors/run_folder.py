@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import tempfile
 import time
@@ -35,12 +36,18 @@ class RunRecord(msgspec.Struct):
     socket: str
     folder: str
     python: str
+    host: str = ""
     ended: float | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether the process that owns the run is there."""
-        return self.ended is None and process_started(self.pid) == self.process_started
+        """Whether the process that owns the run is there, on this host."""
+        return self.ended is None and self.known and process_started(self.pid) == self.process_started
+
+    @property
+    def known(self) -> bool:
+        """Whether the run is one of this host: the processes of others cannot be seen from here."""
+        return self.host == socket.gethostname()
 
 
 def process_started(pid: int) -> float | None:
@@ -87,6 +94,7 @@ class RunFolder:
             socket=self.socket,
             folder=str(self.path),
             python=python_version(),
+            host=socket.gethostname(),
         )
         self._write()
 
@@ -144,7 +152,7 @@ def prune(parent: Path) -> None:
     ended = 0
     for folder in sorted((entry for entry in parent.iterdir() if entry.is_dir()), reverse=True):
         record = read_record(folder)
-        if record is None or record.alive:
+        if record is None or record.alive or (record.ended is None and not record.known):
             continue
         ended += 1
         if record.ended is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from throughway.errors import ProtocolError
-from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Send
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import make_selector
 from throughway.interchange.state import InterchangeState
@@ -39,13 +40,17 @@ class InterchangeShell:
     def __init__(self, config: InterchangeConfig, logger: logging.Logger) -> None:
         self._config = config
         self._log = logger
+        self._debug = config.debug
         self._selector = Poller()
         self._wires: list[Wire] = []
+        self._socket_path = ""
         self._executor_wire = UnixWire.over(socket.socket(fileno=config.executor_descriptor), label="executor")
         self._add(self._executor_wire)
         if config.local_descriptor is not None:
             limits = {"max_message_bytes": config.max_message_bytes}
-            self._add(UnixWire.listen(socket.socket(fileno=config.local_descriptor), **limits))
+            listening = socket.socket(fileno=config.local_descriptor)
+            self._socket_path = str(listening.getsockname())
+            self._add(UnixWire.listen(listening, **limits))
         self.port: int | None = None
         if config.address is not None:
             self._listen(config)
@@ -127,7 +132,16 @@ class InterchangeShell:
             self._selector.close()
             reader.close()
             writer.close()
+            self._remove_socket()
         return self._exit or ""
+
+    def _remove_socket(self) -> None:
+        """An executor that was killed leaves the folder of the local socket: it goes here, if nothing else is in it."""
+        if self._socket_path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._socket_path)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self._socket_path))
 
     def _timeout(self) -> float | None:
         for wire in self._wires:
@@ -161,7 +175,10 @@ class InterchangeShell:
             frames = event.frames
             try:
                 if peer in self._managers:
-                    self._reactor.manager_said(peer, codec.decode_from_manager(frames[0]), frames, now)
+                    said = codec.decode_from_manager(frames[0])
+                    if self._debug:
+                        self._note("from", peer, said)
+                    self._reactor.manager_said(peer, said, frames, now)
                 elif peer in self._observers:
                     message = codec.decode_from_executor(frames[0])
                     if not isinstance(message, m.Ask):
@@ -186,6 +203,8 @@ class InterchangeShell:
             except ProtocolError as error:
                 self._reactor.malformed(EXECUTOR, str(error))
             else:
+                if self._debug:
+                    self._note("from", EXECUTOR, message)
                 self._reactor.executor_said(message, event.frames[1:], now)
         elif isinstance(event, Closed):
             self._reactor.executor_left(event.reason, now)
@@ -202,10 +221,17 @@ class InterchangeShell:
         else:
             self._observers.add(peer)
 
+    def _note(self, way: str, peer: int, message: m.Message) -> None:
+        tasks = getattr(message, "tasks", ())
+        name = "the executor" if peer == EXECUTOR else f"peer {peer:x}"
+        self._log.debug("%s %s: %s, %d tasks", way, name, type(message).__name__, len(tasks))
+
     # -------------------------------------------------------------------------------------------------------- actions
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Send):
+            if self._debug:
+                self._note("to", action.peer, action.message)
             self._send(action.peer, [codec.encode(action.message), *action.frames])
         elif isinstance(action, Forward):
             self._send(action.peer, action.frames)

@@ -173,9 +173,9 @@ class InterchangeState(msgspec.Struct, eq=False):
     def sanity_check(self) -> None:
         """Every cross-index agrees with every other. For tests and simulations."""
         self.queue.sanity_check()
-        for task, manager in self.owners.items():
-            assert task in manager.tasks, f"task {task} is indexed at {manager.id}, which does not have it"
-            assert task not in self.queue, f"task {task} waits and is assigned"
+        for number, manager in self.owners.items():
+            assert number in manager.tasks, f"task {number} is indexed at {manager.id}, which does not have it"
+            assert number not in self.queue, f"task {number} waits and is assigned"
         held = sum(len(manager.tasks) for manager in self.managers.values())
         assert held == len(self.owners), "each task has one owner"
         for name, manager in self.managers.items():

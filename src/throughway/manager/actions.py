@@ -28,10 +28,10 @@ class Give(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Take up to ``count`` claims back from a worker; answered by `ManagerReactor.revoked` with how many it were."""
+    """Take up to ``limit`` claims back from a worker; answered by `ManagerReactor.revoked` with how many it were."""
 
     worker: int
-    count: int
+    limit: int
 
 
 class Look(NamedTuple):

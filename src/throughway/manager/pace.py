@@ -33,13 +33,15 @@ class Pace:
         self._functions: dict[int, float] = {}
         self._mean: float | None = None
 
-    def learn(self, function: int, seconds: float) -> None:
-        """A task of this function took this long."""
+    def learn(self, function: int, seconds: float, count: int = 1) -> None:
+        """``count`` tasks of this function took ``seconds`` together."""
+        each = seconds / count
+        weight = _WEIGHT if count == 1 else 1.0 - (1.0 - _WEIGHT) ** count
         known = self._functions
         old = known.get(function)
-        known[function] = seconds if old is None else old + _WEIGHT * (seconds - old)
+        known[function] = each if old is None else old + weight * (each - old)
         mean = self._mean
-        self._mean = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+        self._mean = each if mean is None else mean + weight * (each - mean)
 
     def at_least(self, function: int, seconds: float) -> None:
         """A task of this function has been running for so long and has not ended."""

@@ -212,40 +212,69 @@ class ManagerReactor:
         worker = self.state.workers.get(number)
         if worker is None or worker.broken or not records:
             return
-        holders = self.state.holders
+        state = self.state
+        holders = state.holders
         pending = worker.pending
         ended = self._ended
-        learn = self._pace.learn
+        outcomes = self._outcomes
+        payloads = self._payloads
+        before = len(ended)
+        strange: int | None = None
+        function = -1
+        spent = 0.0
+        count = 0
         for task_id, outcome, seconds, payload, frames in records:
             if outcome >= Mark.READY:
                 self._marked(worker, outcome, payload, now)
                 continue
             if not pending or pending[0].id != task_id:
-                self.worker_broke(number, f"answered task {task_id}, which it does not have")
-                return
+                strange = task_id
+                break
             task = pending.popleft()
             del holders[task_id]
-            bundles = worker.bundles
-            if bundles[0] == 1:
-                bundles.popleft()
+            # Tasks of one function in a row are learnt from together: this loop is what a tiny task costs here.
+            if task.function == function:
+                spent += seconds
+                count += 1
             else:
-                bundles[0] -= 1
-            learn(task.function, seconds)
-            self._busy += seconds
+                if count:
+                    self._learn(function, spent, count)
+                function = task.function
+                spent = seconds
+                count = 1
             if frames:
                 self._frame_counts[len(ended)] = len(frames)
                 self._frames += frames
-            ended.append(task_id)
-            self._outcomes.append(outcome)
-            self._workers.append(worker.slot)
-            self._payloads.append(payload)
             if task.frames:
-                self.state.frames.pop(task_id, None)
+                state.frames.pop(task_id, None)
+            ended.append(task_id)
+            outcomes.append(outcome)
+            payloads.append(payload)
+        if count:
+            self._learn(function, spent, count)
+            self._account(worker, len(ended) - before)
+        if strange is not None:
+            self.worker_broke(number, f"answered task {strange}, which it does not have")
+            return
         worker.head_since = now
         worker.walltime_at = 0.0
         self.state.stuck.discard(number)
         if worker.available:
             self.state.idle[number] = worker
+
+    def _learn(self, function: int, seconds: float, count: int) -> None:
+        self._pace.learn(function, seconds, count)
+        self._busy += seconds
+
+    def _account(self, worker: WorkerRecord, count: int) -> None:
+        """So many of the first of a worker's pending tasks have ended."""
+        self._workers += [worker.slot] * count
+        bundles = worker.bundles
+        while count:
+            if bundles[0] > count:
+                bundles[0] -= count
+                return
+            count -= bundles.popleft()
 
     def _marked(self, worker: WorkerRecord, mark: int, payload: bytes, now: float) -> None:
         if mark == Mark.READY:

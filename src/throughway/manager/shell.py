@@ -16,7 +16,18 @@ from pathlib import Path
 from throughway.errors import ProtocolError
 from throughway.logs import open_log
 from throughway.manager.accelerators import AcceleratorPool
-from throughway.manager.actions import Action, Exit, Give, Kill, Log, Look, ReportPackages, Revoke, Start, Tell
+from throughway.manager.actions import (
+    Action,
+    Exit,
+    Give,
+    Kill,
+    Log,
+    Look,
+    ReportPackages,
+    Revoke,
+    Start,
+    Tell,
+)
 from throughway.manager.affinity import affinity_plan
 from throughway.manager.environment import worker_environment
 from throughway.manager.reactor import ManagerReactor
@@ -105,8 +116,8 @@ class ManagerShell:
         self._log.info("the interchange answers at %s port %d", address, config.port)
         return ZmqConnector(
             tcp_url(address, config.port),
-            keys=keys and keys.own,
-            listener_key=keys and keys.interchange,
+            keys=None if keys is None else keys.own,
+            listener_key=None if keys is None else keys.interchange,
             max_message_bytes=config.max_message_bytes,
         )
 
@@ -197,7 +208,10 @@ class ManagerShell:
             case Arrival(frames=frames):
                 try:
                     if self._welcomed:
-                        self._reactor.interchange_said(codec.decode_to_manager(frames[0]), frames[1:], now)
+                        said = codec.decode_to_manager(frames[0])
+                        if self._config.debug:
+                            self._note("from the interchange", said)
+                        self._reactor.interchange_said(said, frames[1:], now)
                     else:
                         self._on_greeting(codec.decode_greeting(frames[0]))
                 except ProtocolError as error:
@@ -288,9 +302,13 @@ class ManagerShell:
     def _perform(self, action: Action) -> None:
         match action:
             case Tell(message=message, frames=frames):
+                if self._config.debug:
+                    self._note("to the interchange", message)
                 self._wire.send(self._peer, [codec.encode(message), *frames])
             case Give(worker=number, tasks=tasks, functions=functions, forget=forget, frames=frames):
                 process = self._processes[number]
+                if self._config.debug:
+                    self._log.debug("to worker %d: %d tasks", process.slot, len(tasks))
                 bundle = Bundle(tasks, functions, forget)
                 if not process.give([codec.encode(bundle), *frames], len(tasks)):
                     self._watch(process.tasks, True, lambda mask: self._write(process), write=True)
@@ -298,9 +316,9 @@ class ManagerShell:
                 now = time.monotonic()
                 self._read(number, now)
                 self._reactor.looked(number, now)
-            case Revoke(worker=number, count=count):
+            case Revoke(worker=number, limit=limit):
                 if number in self._processes:
-                    self._reactor.revoked(number, self._processes[number].revoke(count), time.monotonic())
+                    self._reactor.revoked(number, self._processes[number].revoke(limit), time.monotonic())
             case Kill(worker=number):
                 if number in self._processes:
                     self._processes[number].kill()
@@ -312,6 +330,10 @@ class ManagerShell:
                 self._exit = self._exit or action
             case Log(level=level, text=text):
                 self._log.log(getattr(logging, level), "%s", text)
+
+    def _note(self, way: str, message: m.Message) -> None:
+        tasks = getattr(message, "tasks", ())
+        self._log.debug("%s: %s, %d tasks", way, type(message).__name__, len(tasks))
 
     def _start_worker(self, number: int, slot: int) -> None:
         config = self._config

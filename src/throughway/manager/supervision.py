@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +41,7 @@ class WorkerProcess:
         self.log = log
         self.pid = 0
         self.dead = False
+        self._doomed = False
         task_reader, self._tasks = os.pipe()
         self.results, result_writer = os.pipe()
         self._claims = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
@@ -110,8 +113,26 @@ class WorkerProcess:
         """All records that are whole."""
         return self.reader.read()
 
+    def read_to_end(self, seconds: float) -> list[Record]:
+        """All records of a worker that is about to die: waits until it has closed its pipe, at most for so long."""
+        records = self.reader.read()
+        poller = select.poll()
+        poller.register(self.results, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while not self.reader.ended and (left := deadline - time.monotonic()) > 0:
+            poller.poll(left * 1000)
+            records += self.reader.read()
+        return records
+
+    def spawned(self, pid: int) -> None:
+        """The zygote says that it runs, as this process."""
+        self.pid = pid
+        if self._doomed:
+            self.kill()
+
     def kill(self) -> None:
         """Kill the worker and everything in its process group. It is not reaped before the zygote says so."""
+        self._doomed = True
         if self.pid and not self.dead:
             for kill in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -166,7 +187,10 @@ class ZygoteClient:
             self.pid = self._process.pid
         theirs.close()
         self._decode = msgspec.msgpack.Decoder(FromZygote).decode
-        self._say(Setup(config), ())
+        encoded = msgspec.msgpack.encode(config)
+        for start in range(0, len(encoded), _MESSAGE_BYTES):
+            end = start + _MESSAGE_BYTES
+            self._say(Setup(encoded[start:end], end >= len(encoded)), ())
 
     def spawn(self, order: Spawn, worker: WorkerProcess, bell: int) -> None:
         """Ask for a worker with these pipes."""

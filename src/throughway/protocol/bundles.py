@@ -14,7 +14,6 @@ from enum import IntEnum
 
 import msgspec
 
-from throughway.protocol.configuration import WorkerConfig
 from throughway.protocol.messages import Function, Task
 
 
@@ -58,9 +57,13 @@ class Spawn(msgspec.Struct, tag="spawn"):
 
 
 class Setup(msgspec.Struct, tag="setup"):
-    """Manager to zygote, once: what all workers have in common."""
+    """Manager to zygote, before all else: what all workers have in common.
 
-    worker: WorkerConfig
+    A part of the encoded `WorkerConfig`, since the initializer's arguments may be larger than a message can be.
+    """
+
+    part: bytes
+    last: bool
 
 
 class Spawned(msgspec.Struct, tag="spawned"):

@@ -25,6 +25,8 @@ class Lifecycle:
     sight: str
     """whose view of it this is"""
     initial: Enum
+    ends: frozenset[Enum]
+    """states in which it may stay for ever"""
     table: Table
 
     def after(self, state: Any, event: Any) -> Any:
@@ -74,6 +76,7 @@ MANAGER = Lifecycle(
     "manager",
     "as the interchange sees it",
     ManagerState.NEW,
+    frozenset({ManagerState.LEFT, ManagerState.LOST, ManagerState.REFUSED}),
     {
         ManagerState.NEW: {
             ManagerEvent.WELCOME: ManagerState.OPEN,
@@ -134,6 +137,7 @@ TASK = Lifecycle(
     "task",
     "as the interchange sees it",
     TaskState.NEW,
+    frozenset({TaskState.SETTLED}),
     {
         TaskState.NEW: {TaskEvent.SUBMIT: TaskState.QUEUED},
         TaskState.QUEUED: {
@@ -209,6 +213,7 @@ WORKER = Lifecycle(
     "worker",
     "as its manager sees it",
     WorkerState.STARTING,
+    frozenset({WorkerState.ENDED}),
     {
         WorkerState.STARTING: {
             WorkerEvent.READY: WorkerState.IDLE,
@@ -263,6 +268,7 @@ FUTURE = Lifecycle(
     "future",
     "as its user sees it",
     FutureState.PENDING,
+    frozenset({FutureState.FINISHED, FutureState.CANCELLED_AND_NOTIFIED}),
     {
         FutureState.PENDING: {
             FutureEvent.STARTED: FutureState.RUNNING,

@@ -11,11 +11,14 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from throughway.transport.interface import Buffer
+from throughway.transport.interface import MAX_FRAMES, Buffer
 
 HEAD = struct.Struct("<QQfIB")
 READ_BYTES = 1 << 18
 _DIRECT_BYTES = 1 << 17
+
+MAX_RECORD_BYTES = 1 << 40
+"""Bytes in one record, at most: what announces more is no record."""
 
 
 class Record(NamedTuple):
@@ -45,6 +48,8 @@ class RecordReader:
         self._rest = b""
         self._large: _LargeRecord | None = None
         self.ended = False
+        self.fault = ""
+        """what cannot be understood, once there was something like that; nothing more is read then"""
 
     @property
     def partial(self) -> bool:
@@ -54,7 +59,7 @@ class RecordReader:
     def read(self) -> list[Record]:
         """All records that are whole by now. `ended` is true once the other end is closed and all is read."""
         records: list[Record] = []
-        while True:
+        while not self.fault:
             try:
                 if self._large is not None:
                     if not self._large.read(self._descriptor):
@@ -74,6 +79,7 @@ class RecordReader:
             self._cut(self._rest + data if self._rest else data, records)
             if size < READ_BYTES and self._large is None:
                 return records
+        return records
 
     def _cut(self, data: bytes, records: list[Record]) -> None:
         at = 0
@@ -81,13 +87,19 @@ class RecordReader:
         size = HEAD.size
         unpack = HEAD.unpack_from
         append = records.append
+        # Made without the constructor's own frame: there is one for each task.
+        make = tuple.__new__
+        kind = Record
         while end - at >= size:
             task, length, seconds, count, outcome = unpack(data, at)
             body = at + size
             if not count and body + length <= end:
                 at = body + length
-                append(Record(task, outcome, seconds, data[body:at], ()))
+                append(make(kind, (task, outcome, seconds, data[body:at], ())))
                 continue
+            if count > MAX_FRAMES or length > MAX_RECORD_BYTES:
+                self._fail(f"wrote the head of a record of {count} frames and {length} bytes")
+                return
             if end - body < 8 * count:
                 break
             lengths = struct.unpack_from(f"<{count}Q", data, body)
@@ -95,13 +107,21 @@ class RecordReader:
             total = length + sum(lengths)
             if end - body < total and total < _DIRECT_BYTES:
                 break
-            large = _LargeRecord(task, outcome, seconds, length, lengths)
+            try:
+                large = _LargeRecord(task, outcome, seconds, length, lengths)
+            except (MemoryError, OverflowError):
+                self._fail(f"wrote the head of a record of {total} bytes, for which there is no memory")
+                return
             at = body + large.fill(memoryview(data)[body:])
             if not large.complete:
                 self._large = large
                 break
             append(large.record())
         self._rest = data[at:] if at < end else b""
+
+    def _fail(self, fault: str) -> None:
+        self.fault = fault
+        self._rest = b""
 
 
 class _LargeRecord:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -27,6 +28,9 @@ RING_SECONDS = 0.001
 
 _READ_BYTES = 1 << 17
 
+_clock = time.perf_counter
+"""Taken once: a task may freeze the time, by replacing what the module has, and leave it so."""
+
 
 class WorkerChannel:
     """A worker's ends of the pipes to its manager."""
@@ -39,6 +43,7 @@ class WorkerChannel:
         self._ring_bytes = number.to_bytes(4, "little")
         self._unframer = Unframer()
         self._messages: list[list[Buffer]] = []
+        self.abandoned = False
         os.set_blocking(results, False)
         os.set_blocking(claims, False)
 
@@ -84,6 +89,15 @@ class WorkerChannel:
     def ring(self) -> None:
         """Tell the manager to read the results."""
         os.write(self._bell, self._ring_bytes)
+
+    def abandon(self) -> None:
+        """Let go of the pipes, in a child that a task forked: nothing that it does must look like this worker."""
+        self.abandoned = True
+        for descriptor in (self._tasks, self._claims, self._results, self._bell):
+            # They are closed already in the child of a child.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._tasks = self._claims = self._results = self._bell = -1
 
 
 class Worker:
@@ -137,7 +151,7 @@ class Worker:
         channel = self._channel
         claim = channel.claim
         write = channel.write
-        clock = time.perf_counter
+        clock = _clock
         at = 1
         began = rung = clock()
         last = len(bundle.tasks) - 1
@@ -164,7 +178,9 @@ class Worker:
     def _run_task(self, task: Task, frames: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
         outcome = Outcome.FAILED
         try:
-            function = self._loaded.get(task.function) or self._load(task.function)
+            function = self._loaded.get(task.function)
+            if function is None:
+                function = self._load(task.function)
             args, kwargs = unpack_call(task.payload, frames)
             outcome = Outcome.EXCEPTION
             value = function(*args, **kwargs)
@@ -190,7 +206,7 @@ class Worker:
         return msgspec.structs.replace(self._context, task=name, task_id=task)
 
     @staticmethod
-    def _exit(error: SystemExit) -> None:
+    def _exit(error: SystemExit) -> NoReturn:
         """End as the interpreter would: a task that exits takes its worker with it."""
         code = error.code
         if code is None:
@@ -209,6 +225,7 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError) as error:
-            # A task may have closed or replaced the streams; its output is then its own affair.
-            os.write(2, f"cannot flush the output: {error}\n".encode())
+        except Exception as error:
+            # A task may have closed the streams or put anything in their place; its output is then its own affair.
+            with contextlib.suppress(OSError):
+                os.write(2, f"cannot flush the output: {error}\n".encode())

@@ -10,9 +10,12 @@ import ctypes
 import faulthandler
 import gc
 import os
+import select
 import signal
 import socket
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
 
 import msgspec
@@ -27,6 +30,9 @@ _PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 1 << 20
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+LAST_SECONDS = 2.0
+"""How long the zygote waits, at its end, for the workers that it killed: one may hang in the kernel."""
+
 
 class Zygote:
     """Serves one manager over a ``SOCK_SEQPACKET`` socket."""
@@ -34,6 +40,8 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._config = WorkerConfig()
+        self._setup = bytearray()
+        self._unsent: deque[bytes] = deque()
         self._workers: dict[int, int] = {}
         """process id → worker"""
         self._decode = msgspec.msgpack.Decoder(ToZygote).decode
@@ -52,21 +60,22 @@ class Zygote:
         signal.set_wakeup_fd(wake_writer.fileno(), warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()
-        import select
-
         poller = select.poll()
-        poller.register(self._control, select.POLLIN)
         poller.register(wake_reader, select.POLLIN)
         try:
             while True:
-                ready = {descriptor for descriptor, _ in poller.poll()}
+                poller.register(self._control, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+                ready = dict(poller.poll())
                 if wake_reader.fileno() in ready:
                     wake_reader.recv(4096)
                     self._reap()
-                if self._control.fileno() in ready and not self._serve():
+                events = ready.get(self._control.fileno(), 0)
+                if events & select.POLLOUT:
+                    self._send()
+                if events & ~select.POLLOUT and not self._serve():
                     return
         finally:
-            self._kill_all()
+            self._kill_all(wake_reader)
 
     def _serve(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)
@@ -74,8 +83,11 @@ class Zygote:
             return False
         order = self._decode(message)
         if isinstance(order, Setup):
-            self._config = order.worker
-            self._prepare()
+            self._setup += order.part
+            if order.last:
+                self._config = msgspec.msgpack.decode(self._setup, type=WorkerConfig)
+                self._setup.clear()
+                self._prepare()
         else:
             try:
                 self._spawn(order, descriptors)
@@ -98,7 +110,13 @@ class Zygote:
     def _spawn(self, order: Spawn, descriptors: Sequence[int]) -> None:
         flush()
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # No more processes, or no memory: those that run go on.
+            _append(order.log, f"cannot start this worker: {error.strerror}\n")
+            self._say(Exited(order.worker, 0, 1 << 8))
+            return
         if pid == 0:
             status = 1
             try:
@@ -106,8 +124,11 @@ class Zygote:
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
-                flush()
-                os._exit(status)
+                # Whatever a task has left behind, this process must not go on as a second zygote.
+                try:
+                    flush()
+                finally:
+                    os._exit(status)
         self._workers[pid] = order.worker
         self._say(Spawned(order.worker, pid))
 
@@ -121,10 +142,10 @@ class Zygote:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self._control.close()
-        log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        _take_descriptor(os.open(os.devnull, os.O_RDONLY), (0,))
+        _take_descriptor(os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), (1, 2))
         sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.__stdout__ = sys.stdout  # type: ignore[misc]
@@ -136,36 +157,65 @@ class Zygote:
         setproctitle(order.title)
         _reseed()
         channel = WorkerChannel(order.worker, *descriptors)
+        os.register_at_fork(after_in_child=channel.abandon)
         context = ExceptionContext(host=order.host, manager=order.manager, worker=order.slot)
-        return Worker(channel, self._config, context).run()
+        try:
+            return Worker(channel, self._config, context).run()
+        except OSError:
+            if not channel.abandoned:
+                raise
+            print("a child process that a task forked returned from the task; it ends here", file=sys.stderr)
+            return 1
 
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
-            worker = self._workers.pop(pid, None)
+            worker = self._workers.pop(ended.si_pid, None)
             if worker is not None:
-                _kill_group(pid)
+                # While it is not collected its id is nobody else's.
+                _kill_group(ended.si_pid)
+            pid, status = os.waitpid(ended.si_pid, 0)
+            if worker is not None:
                 self._say(Exited(worker, pid, status))
 
     def _say(self, message: FromZygote) -> None:
+        self._unsent.append(msgspec.msgpack.encode(message))
+        self._send()
+
+    def _send(self) -> None:
+        """Send what the socket takes. The rest waits: the manager may itself be waiting to be read."""
+        unsent = self._unsent
         try:
-            self._control.send(msgspec.msgpack.encode(message))
+            while unsent:
+                self._control.send(unsent[0], socket.MSG_DONTWAIT)
+                unsent.popleft()
+        except BlockingIOError:
+            return
         except (BrokenPipeError, ConnectionResetError):
             # The manager is gone; the loop sees the end of the socket next and ends everything.
-            return
+            unsent.clear()
 
-    def _kill_all(self) -> None:
+    def _kill_all(self, wake_reader: socket.socket) -> None:
+        """Kill the workers and wait until they are gone, so that nothing outlives this process."""
         for pid in self._workers:
             _kill_group(pid)
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        poller = select.poll()
+        poller.register(wake_reader, select.POLLIN)
+        deadline = time.monotonic() + LAST_SECONDS
+        self._reap()
+        while self._workers and (left := deadline - time.monotonic()) > 0:
+            if poller.poll(left * 1000):
+                wake_reader.recv(4096)
+            self._reap()
 
 
 def _kill_group(pid: int) -> None:
@@ -174,6 +224,22 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _take_descriptor(descriptor: int, places: Sequence[int]) -> None:
+    """Put a descriptor in these places."""
+    for place in places:
+        os.dup2(descriptor, place)
+    if descriptor > 2:
+        os.close(descriptor)
+
+
+def _append(path: str, text: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(text)
+    except OSError as error:
+        print(f"{text.rstrip()}; and its log {path} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def _reseed() -> None:

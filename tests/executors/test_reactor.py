@@ -1,0 +1,404 @@
+"""The executor's state machine, step by step: no thread, no socket, no process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import throughway
+from throughway.executors.actions import Log, Notify, Tell
+from throughway.executors.reactor import SUBMIT_BYTES, SUBMIT_TASKS, ExecutorReactor
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.serialize.exceptions import ExceptionContext, pack_exception
+from throughway.serialize.payloads import pack_result
+
+
+class Entry:
+    """A function as the reactor sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.function = m.Function(number, f"f{number}", b"payload of a function")
+
+
+class Future:
+    """Stands for a `TaskFuture`, and refuses a second outcome."""
+
+    def __init__(self, task: m.Task, retries: int = 0, frames: Sequence[memoryview] = (), function: int = 1) -> None:
+        self._task = task
+        self._entry = Entry(function)
+        self._frames = frames
+        self._retries = retries
+        self.state = "pending"
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def _set_running(self) -> None:
+        self.state = "running"
+
+    def _end(self, state: str) -> None:
+        assert not self.done(), "a future has one outcome"
+        self.state = state
+
+    def _set_value(self, value: Any) -> None:
+        self._end("value")
+        self.value = value
+
+    def _set_error(self, error: BaseException) -> None:
+        self._end("error")
+        self.error = error
+
+    def _set_cancelled(self) -> None:
+        self._end("cancelled")
+
+    def done(self) -> bool:
+        return self.state in ("value", "error", "cancelled")
+
+
+class Bench:
+    """A reactor, and everything that it said."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[int] = []
+        self.broke = 0
+        self.reactor = ExecutorReactor(self._take_forgotten, self._break)
+        self.futures: dict[int, Future] = {}
+
+    def _take_forgotten(self) -> list[int]:
+        taken, self.forgotten = self.forgotten, []
+        return taken
+
+    def _break(self) -> None:
+        assert not any(future.done() for future in self.futures.values()), "told before any future is"
+        self.broke += 1
+
+    def add(self, *numbers: int, retries: int = 0, payload: bytes = b"", function: int = 1) -> None:
+        for number in numbers:
+            future = Future(m.Task(number, function, payload), retries, function=function)
+            self.futures[number] = future
+            self.reactor.add(future)
+
+    def submission(self) -> m.Submit:
+        found = self.reactor.submission()
+        assert found is not None
+        return found[0]
+
+    def results(self, values: dict[int, Any]) -> None:
+        payloads = [pack_result(value)[0] for value in values.values()]
+        outcomes = bytes([m.Outcome.VALUE] * len(values))
+        self.say(m.Results("m1", 4, list(values), outcomes, [0] * len(values)), [codec.encode(payloads)])
+
+    def ended(self, number: int, outcome: m.Outcome, payload: bytes) -> None:
+        self.say(m.Results("m1", 4, [number], bytes([outcome]), [0]), [codec.encode([payload])])
+
+    def say(self, message: m.ToExecutor, frames: Sequence[bytes] = ()) -> None:
+        self.reactor.interchange_said(message, frames)
+        self.reactor.sanity_check()
+
+    def told(self) -> list[m.Message]:
+        return [action.message for action in self.reactor.actions() if isinstance(action, Tell)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_function_is_sent_once_and_with_its_first_task(bench: Bench) -> None:
+    bench.add(1, 2)
+    first = bench.submission()
+    assert [task.id for task in first.tasks] == [1, 2]
+    assert [function.id for function in first.functions] == [1]
+    bench.add(3)
+    bench.add(4, function=2)
+    second = bench.submission()
+    assert [function.id for function in second.functions] == [2]
+    assert bench.reactor.submission() is None
+
+
+def test_a_function_is_forgotten_and_sent_again(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    bench.results({1: None})
+    bench.forgotten = [1, 99]
+    bench.add(2, function=2)
+    assert bench.submission().forget == [1]
+    bench.add(3)
+    assert [function.id for function in bench.submission().functions] == [1]
+
+
+def test_batches_are_bounded_by_tasks_and_by_bytes(bench: Bench) -> None:
+    bench.add(*range(SUBMIT_TASKS + 5))
+    assert len(bench.submission().tasks) == SUBMIT_TASKS
+    assert len(bench.submission().tasks) == 5
+    bench.add(*range(10_000, 10_010), payload=bytes(SUBMIT_BYTES // 2))
+    assert len(bench.submission().tasks) == 2
+
+
+def test_large_frames_go_with_their_tasks(bench: Bench) -> None:
+    frames = [memoryview(b"one"), memoryview(b"two")]
+    future = Future(m.Task(7, 1, b"", frames=2), frames=frames)
+    bench.reactor.add(future)
+    bench.add(8)
+    found = bench.reactor.submission()
+    assert found is not None
+    assert ([task.id for task in found[0].tasks], found[1]) == ([7, 8], frames)
+
+
+def test_values_and_exceptions_arrive(bench: Bench) -> None:
+    bench.add(1, 2, 3)
+    bench.submission()
+    bench.results({1: None, 2: {"a": [1]}})
+    record = pack_exception(KeyError("gone"), context=ExceptionContext(task="f1", task_id=3, host="h"))
+    bench.ended(3, m.Outcome.EXCEPTION, record)
+    assert [bench.futures[number].state for number in (1, 2, 3)] == ["value", "value", "error"]
+    assert bench.futures[2].value == {"a": [1]}
+    assert isinstance(bench.futures[3].error, KeyError)
+    assert not bench.reactor.futures
+
+
+def test_a_result_that_cannot_be_unpickled_fails_its_future_alone(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    bench.say(
+        m.Results("m1", 4, [1, 2], bytes(2), [0, 0]),
+        [codec.encode([b"no pickle", pack_result(5)[0]])],
+    )
+    assert isinstance(bench.futures[1].error, throughway.DeserializationError)
+    assert bench.futures[2].value == 5
+
+
+def test_late_results_are_counted_and_dropped(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    bench.results({1: 1})
+    bench.results({1: 2})
+    assert bench.futures[1].value == 1
+    assert bench.reactor.late == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (m.Outcome.WORKER_LOST, throughway.WorkerLost),
+        (m.Outcome.WALLTIME, throughway.WalltimeExceeded),
+        (m.Outcome.KILLED, throughway.TaskKilled),
+    ],
+)
+def test_losses_say_what_is_known(bench: Bench, outcome: m.Outcome, kind: type[throughway.TaskLost]) -> None:
+    bench.add(1)
+    bench.submission()
+    loss = m.Loss(host="node7", manager="abc", worker=3, signal=9, reason="was killed", log="/logs/worker-3.log")
+    bench.ended(1, outcome, codec.encode(loss))
+    error = bench.futures[1].error
+    assert type(error) is kind
+    assert (error.host, error.worker, error.signal, error.log) == ("node7", 3, 9, "/logs/worker-3.log")
+    assert "node7" in str(error)
+    assert "/logs/worker-3.log" in str(error)
+
+
+def test_lost_tasks_are_retried_as_often_as_allowed(bench: Bench) -> None:
+    bench.add(1, retries=2)
+    bench.add(2)
+    bench.submission()
+    loss = codec.encode(m.Loss(host="h", manager="m1", reason="died"))
+    bench.ended(1, m.Outcome.WORKER_LOST, loss)
+    assert [task.id for task in bench.submission().tasks] == [1]
+    bench.say(m.Lost("m1", "h", "its connection ended", "", [1, 2]))
+    assert isinstance(bench.futures[2].error, throughway.ManagerLost)
+    assert [task.id for task in bench.submission().tasks] == [1]
+    bench.ended(1, m.Outcome.WORKER_LOST, loss)
+    assert isinstance(bench.futures[1].error, throughway.WorkerLost)
+    assert bench.reactor.retried == 2
+
+
+def test_what_was_killed_is_not_retried(bench: Bench) -> None:
+    bench.add(1, 2, retries=5)
+    bench.submission()
+    bench.ended(1, m.Outcome.KILLED, codec.encode(m.Loss()))
+    bench.ended(2, m.Outcome.WALLTIME, codec.encode(m.Loss()))
+    assert bench.reactor.submission() is None
+    assert isinstance(bench.futures[1].error, throughway.TaskKilled)
+    assert isinstance(bench.futures[2].error, throughway.WalltimeExceeded)
+
+
+def test_started_tasks_run(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    bench.say(m.Started("m1", [1, 99], [0, 1]))
+    assert (bench.futures[1].state, bench.futures[2].state) == ("running", "pending")
+
+
+def test_verdicts(bench: Bench) -> None:
+    bench.add(1, 2, 3)
+    bench.submission()
+    verdicts: dict[int, list[bool]] = {1: [], 2: [], 3: [], 99: []}
+    for number, told in verdicts.items():
+        bench.reactor.cancel([number], told.append)
+    assert [message.tasks for message in bench.told() if isinstance(message, m.Cancel)] == [[1], [2], [3]]
+    bench.say(m.Verdicts([1], [2]))
+    bench.results({3: 0})
+    assert verdicts == {1: [True], 2: [False], 3: [False], 99: [False]}
+    assert bench.futures[1].state == "cancelled"
+    assert not bench.futures[2].done()
+
+
+def test_killing_asks_for_no_verdict(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    bench.reactor.cancel([1, 2], None, kill=True)
+    assert bench.told() == [m.Cancel([1, 2], True)]
+
+
+def test_questions_are_answered_once(bench: Bench) -> None:
+    answers: list[m.Answer] = []
+    bench.reactor.ask("status", "", answers.append)
+    (ask,) = bench.told()
+    assert isinstance(ask, m.Ask)
+    bench.say(m.Answer(ask.request, b"yes"))
+    bench.say(m.Answer(ask.request, b"again"))
+    assert [answer.payload for answer in answers] == [b"yes"]
+
+
+def test_failing_ends_everything_at_once(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    bench.add(3)
+    verdict: list[bool] = []
+    answers: list[m.Answer] = []
+    bench.reactor.cancel([1], verdict.append)
+    bench.reactor.ask("status", "", answers.append)
+    error = throughway.InterchangeLost("it died")
+    bench.reactor.fail(error)
+    bench.reactor.sanity_check()
+    assert all(future.error is error for future in bench.futures.values())
+    assert (verdict, [answer.error for answer in answers]) == ([False], ["it died"])
+    assert bench.broke == 1
+    bench.reactor.fail(throughway.ExecutorFailed("later"))
+    assert bench.reactor.broken is error
+
+
+def test_after_the_close_nothing_is_asked(bench: Bench) -> None:
+    bench.reactor.close()
+    answers: list[m.Answer] = []
+    verdict: list[bool] = []
+    bench.reactor.ask("status", "", answers.append)
+    bench.reactor.cancel([1], verdict.append)
+    assert answers[0].error
+    assert verdict == [False]
+    assert bench.told() == []
+
+
+def test_a_failed_initializer_fails_every_future_with_its_cause(bench: Bench) -> None:
+    bench.add(1)
+    record = pack_exception(OSError("no licence"), context=ExceptionContext())
+    bench.say(m.Broken("m1", "the initializer raised", record))
+    error = bench.futures[1].error
+    assert isinstance(error, throughway.InitializerFailed)
+    assert isinstance(error.__cause__, OSError)
+
+
+def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.seen: list[tuple[Any, ...]] = []
+
+        def manager_joined(self, block: str) -> None:
+            self.seen.append(("joined", block))
+
+        def manager_left(self, block: str, reason: str, lost: bool) -> None:
+            self.seen.append(("left", block, reason, lost))
+
+        def manager_refused(self, block: str, reason: str) -> None:
+            self.seen.append(("refused", block, reason))
+
+    observer = Observer()
+    bench.reactor.observer = observer
+    bench.say(m.ManagerJoined("m1", "h", "0", 4))
+    bench.say(m.ManagerLeft("m1", "h", "0", "silent", True))
+    bench.say(m.ManagerRefused("h", "1", "another Python"))
+    actions = bench.reactor.actions()
+    for action in actions:
+        if isinstance(action, Notify):
+            action.callback(*action.arguments)
+    assert observer.seen == [("joined", "0"), ("left", "0", "silent", True), ("refused", "1", "another Python")]
+    logged = [action.text for action in actions if isinstance(action, Log)]
+    assert len(logged) == 2
+    assert "another Python" in logged[1]
+
+
+class Cluster(RuleBasedStateMachine):
+    """An interchange that obeys the protocol, in any order: each task has exactly one outcome, and none is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.next = 1
+        self.there: list[int] = []
+        self.runs: dict[int, int] = {}
+        self.leave: dict[int, int] = {}
+        self.verdicts: dict[int, list[bool]] = {}
+
+    @rule(count=st.integers(1, 5), retries=st.integers(0, 2))
+    def submit(self, count: int, retries: int) -> None:
+        numbers = range(self.next, self.next + count)
+        self.next += count
+        self.bench.add(*numbers, retries=retries)
+        self.leave.update(dict.fromkeys(numbers, retries + 1))
+
+    @precondition(lambda self: self.bench.reactor.outbox)
+    @rule()
+    def send(self) -> None:
+        for task in self.bench.submission().tasks:
+            self.there.append(task.id)
+            self.runs[task.id] = self.runs.get(task.id, 0) + 1
+
+    @precondition(lambda self: self.there)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(self.there))
+        self.there.remove(number)
+        self.bench.results({number: number})
+
+    @precondition(lambda self: self.there)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        lost = data.draw(st.lists(st.sampled_from(self.there), unique=True))
+        self.there = [number for number in self.there if number not in lost]
+        self.bench.say(m.Lost("m1", "h", "gone", "", lost))
+
+    @precondition(lambda self: self.there)
+    @rule(data=st.data(), granted=st.booleans())
+    def cancel(self, data: st.DataObject, granted: bool) -> None:
+        number = data.draw(st.sampled_from(self.there))
+        told = self.verdicts.setdefault(number, [])
+        before = len(told)
+        self.bench.reactor.cancel([number], told.append)
+        if granted:
+            self.there.remove(number)
+        self.bench.say(m.Verdicts([number], []) if granted else m.Verdicts([], [number]))
+        assert told[before:] == [granted]
+
+    @invariant()
+    def nothing_runs_without_leave(self) -> None:
+        self.bench.reactor.sanity_check()
+        assert all(count <= self.leave[number] for number, count in self.runs.items())
+        waiting = {task.id for task in self.bench.reactor.outbox}
+        for number, future in self.bench.futures.items():
+            places = (number in self.there) + (number in waiting) + future.done()
+            assert places == 1, f"task {number} is in {places} places"
+
+    def teardown(self) -> None:
+        while self.bench.reactor.outbox:
+            self.send()
+        self.bench.results({number: number for number in self.there})
+        assert all(future.done() for future in self.bench.futures.values())
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
