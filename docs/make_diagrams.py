@@ -47,21 +47,25 @@ class StalePage(Exception):
     """A page does not say what the code says."""
 
 
-# ------------------------------------------------------------------------------------------------------------ lifecycles
+# ------------------------------------------------------------------------------------------------- lifecycles
 
 
 def lifecycle_block(described: set[str], name: str) -> str:
     """The mermaid diagram of a lifecycle, and the meanings of its states and events."""
     (lifecycle,) = [one for one in lifecycles.LIFECYCLES if one.name == name]
     lines = ["```mermaid", "stateDiagram-v2", "    direction LR", f"    [*] --> {lifecycle.initial.name}"]
-    for state, events in lifecycle.table.items():
+    for state, following in lifecycle.table.items():
         targets: dict[Enum, list[str]] = {}
-        for event, target in events.items():
+        for event, target in following.items():
             targets.setdefault(target, []).append(_words(event))
-        lines += [f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in targets.items()]
+        lines += [
+            f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in targets.items()
+        ]
     lines += [f"    {state.name} --> [*]" for state in lifecycle.states() if state in lifecycle.ends]
     lines += ["```", ""]
-    lines += _table(("state", "the " + lifecycle.name), [(f"`{s.name}`", s.value) for s in lifecycle.states()])
+    lines += _table(
+        ("state", "the " + lifecycle.name), [(f"`{s.name}`", s.value) for s in lifecycle.states()]
+    )
     kinds = {type(event) for _, event, _ in lifecycle.transitions()}
     events = [(_words(event), event.value) for kind in kinds for event in kind]
     lines += ["", *_table(("event", "what happens"), events)]
@@ -72,7 +76,7 @@ def _words(event: Enum) -> str:
     return event.name.lower().replace("_", " ")
 
 
-# -------------------------------------------------------------------------------------------------------------- messages
+# --------------------------------------------------------------------------------------------------- messages
 
 
 def union_block(described: set[str], name: str) -> str:
@@ -161,14 +165,14 @@ def _notes(kind: type) -> dict[str, str]:
 def _body_notes(body: Sequence[ast.stmt]) -> dict[str, str]:
     notes = {}
     for part, following in zip(body, body[1:], strict=False):
-        target = part.target if isinstance(part, ast.AnnAssign) else None
-        if isinstance(part, ast.Assign):
+        target: ast.expr | None = None
+        if isinstance(part, ast.AnnAssign):
+            target = part.target
+        elif isinstance(part, ast.Assign):
             target = part.targets[0]
-        is_note = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if isinstance(target, ast.Name) and is_note:
-            assert isinstance(following, ast.Expr)
-            assert isinstance(following.value, ast.Constant)
-            notes[target.id] = _text(str(following.value.value))
+        match following:
+            case ast.Expr(value=ast.Constant(value=str(note))) if isinstance(target, ast.Name):
+                notes[target.id] = _text(note)
     return notes
 
 
@@ -182,7 +186,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-# ----------------------------------------------------------------------------------------------------------------- pages
+# ------------------------------------------------------------------------------------------------------ pages
 
 KINDS: dict[str, Callable[..., str]] = {
     "lifecycle": lifecycle_block,
@@ -194,7 +198,10 @@ KINDS: dict[str, Callable[..., str]] = {
 
 REQUIRED = [
     *[f"lifecycle {lifecycle.name}" for lifecycle in lifecycles.LIFECYCLES],
-    *[f"union {name}" for name in ("FromExecutor", "ToExecutor", "FromManager", "ToManager", "Hello", "Greeting")],
+    *[
+        f"union {name}"
+        for name in ("FromExecutor", "ToExecutor", "FromManager", "ToManager", "Hello", "Greeting")
+    ],
 ]
 """Blocks that must stand in one of the pages, so that nothing is left out when the protocol grows."""
 

@@ -165,7 +165,7 @@ class Cluster:
         self.requests = 0
         self.answers = 0
 
-    # --------------------------------------------------------------------------------------------------- the executor
+    # ------------------------------------------------------------------------------------------- the executor
 
     def submit(self, specifications: Iterable[tuple[int, int, float, int]]) -> None:
         """New tasks of these functions, priorities, walltimes and numbers of frames."""
@@ -214,7 +214,7 @@ class Cluster:
         assert attempt.end != "cancelled", f"task {number} was cancelled and runs"
         attempt.started = True
 
-    # --------------------------------------------------------------------------------------------------- the managers
+    # ------------------------------------------------------------------------------------------- the managers
 
     def join(self, name: str, workers: int, prefetch: int, ends_in: float | None = None) -> None:
         manager = ModelManager(name, workers, prefetch)
@@ -247,7 +247,7 @@ class Cluster:
         self.bench.tick(seconds)
         self.after_step()
 
-    # ------------------------------------------------------------------------------------------------------ the checks
+    # --------------------------------------------------------------------------------------------- the checks
 
     def after_step(self) -> None:
         """Put what was said on the wires, and check everything."""
@@ -282,7 +282,9 @@ class Cluster:
                     assert not self.attempts[number].started, f"task {number} was cancelled and had started"
                 for number in refused:
                     attempt = self.attempts.get(number)
-                    assert attempt is None or attempt.end or attempt.started, f"task {number} waits and was refused"
+                    assert attempt is None or attempt.end or attempt.started, (
+                        f"task {number} waits and was refused"
+                    )
             case m.Lost(tasks=tasks):
                 self.ended(tasks, "lost")
                 self.lost += [self.tasks[number] for number in tasks]
@@ -300,14 +302,18 @@ class Cluster:
         state = self.bench.state
         assert self.managers.keys() == state.managers.keys()
         waiting = set(state.queue.waiting)
-        assert waiting | state.owners.keys() == set(self.open()), "what has not ended is here, and nothing else"
+        assert waiting | state.owners.keys() == set(self.open()), (
+            "what has not ended is here, and nothing else"
+        )
         for name, manager in self.managers.items():
             has = manager.has()
             if not manager.left:
-                assert sorted(has) == sorted(state.managers[name].tasks), f"{name}: on the wire or at the manager"
+                assert sorted(has) == sorted(state.managers[name].tasks), (
+                    f"{name}: on the wire or at the manager"
+                )
             assert len(manager.running) <= manager.workers
 
-    # --------------------------------------------------------------------------------------------------------- the end
+    # ------------------------------------------------------------------------------------------------ the end
 
     def finish(self) -> None:
         """All behave, and everything completes."""
@@ -316,7 +322,9 @@ class Cluster:
         self.join("last", workers=3, prefetch=2)
         self.retry()
         for _ in range(1000):
-            if not self.open() and not any(manager.outbox or manager.inbox for manager in self.managers.values()):
+            if not self.open() and not any(
+                manager.outbox or manager.inbox for manager in self.managers.values()
+            ):
                 break
             for name in list(self.managers):
                 manager = self.managers[name]

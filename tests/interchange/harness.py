@@ -123,14 +123,18 @@ class Bench:
             lifecycles.MANAGER, self._manager_states, observed.setdefault("manager", set())
         )
 
-    # ---------------------------------------------------------------------------------------------------- events in
+    # ---------------------------------------------------------------------------------------------- events in
 
     def executor(self, message: m.FromExecutor, frames: Sequence[Buffer] = (), *, turn: bool = True) -> None:
         """The executor says something; without ``turn``, something else is said before the reactor takes its turn."""
         decoded = codec.decode_from_executor(codec.encode(message))
         managers: ManagerEvents = {}
         if isinstance(message, m.Ask) and message.subject in self.state.managers:
-            changes = {"hold": ManagerEvent.HOLD, "release": ManagerEvent.RELEASE, "drain": ManagerEvent.DRAIN}
+            changes = {
+                "hold": ManagerEvent.HOLD,
+                "release": ManagerEvent.RELEASE,
+                "drain": ManagerEvent.DRAIN,
+            }
             if message.topic in changes:
                 managers[self.peers[message.subject]] = changes[message.topic]
         dropped = self.state.malformed
@@ -144,7 +148,9 @@ class Bench:
         if turn:
             self.step()
 
-    def submit(self, tasks: Sequence[m.Task], frames: Sequence[Buffer] = (), forget: Iterable[int] = ()) -> None:
+    def submit(
+        self, tasks: Sequence[m.Task], frames: Sequence[Buffer] = (), forget: Iterable[int] = ()
+    ) -> None:
         """The executor submits tasks, with those of their functions that it has not sent before."""
         new = sorted({task.function for task in tasks} - self._sent_functions)
         self._sent_functions.update(new)
@@ -195,7 +201,9 @@ class Bench:
             case m.Returned(tasks=returned):
                 tasks = dict.fromkeys(returned, TaskEvent.RETURNED)
             case m.Verdicts(cancelled=cancelled, refused=refused):
-                tasks = dict.fromkeys(cancelled, TaskEvent.CANCELLED) | dict.fromkeys(refused, TaskEvent.REFUSED)
+                tasks = dict.fromkeys(cancelled, TaskEvent.CANCELLED) | dict.fromkeys(
+                    refused, TaskEvent.REFUSED
+                )
             case m.Draining():
                 managers = {peer: ManagerEvent.DRAIN}
             case m.Leaving():
@@ -303,7 +311,9 @@ class Bench:
                 self.boxes.setdefault(peer, []).append(Told(decoded, tuple(frames)))
             case Forward(peer=peer, frames=frames):
                 assert peer == EXECUTOR, "only an executor is sent what managers said"
-                self.boxes.setdefault(peer, []).append(Told(codec.decode_to_executor(frames[0]), tuple(frames[1:])))
+                self.boxes.setdefault(peer, []).append(
+                    Told(codec.decode_to_executor(frames[0]), tuple(frames[1:]))
+                )
             case Disconnect(peer=peer, reason=reason):
                 self.boxes.setdefault(peer, []).append(Gone(reason))
             case Exit(reason=reason):
@@ -316,9 +326,11 @@ class Bench:
         if isinstance(message, m.Welcome | m.Refused):
             return codec.decode_greeting(header)
         # An observer, as the executor, is sent answers.
-        return (codec.decode_to_executor if peer not in self.peers.values() else codec.decode_to_manager)(header)
+        return (codec.decode_to_executor if peer not in self.peers.values() else codec.decode_to_manager)(
+            header
+        )
 
-    # ------------------------------------------------------------------------------------------------------ what came
+    # ---------------------------------------------------------------------------------------------- what came
 
     def box(self, name: str) -> Box:
         """What lies there for a manager, or for ``"executor"``; it stays there."""

@@ -72,7 +72,7 @@ class _Scenario:
         names = {peer: name for name, peer in self.bench.peers.items()}
         return {**names, EXECUTOR: "executor", OBSERVER: "observer"}
 
-    # --------------------------------------------------------------------------------------------------- the executor
+    # ------------------------------------------------------------------------------------------- the executor
 
     def on_interchange(self, words: list[str]) -> None:
         options = _options(words)
@@ -111,7 +111,7 @@ class _Scenario:
     def on_shutdown(self, words: list[str]) -> None:
         self.bench.executor(m.Shutdown(" ".join(words)))
 
-    # ---------------------------------------------------------------------------------------------------- the managers
+    # ------------------------------------------------------------------------------------------- the managers
 
     def on_manager(self, words: list[str]) -> None:
         options: dict[str, Any] = dict(_options(words[1:]))
@@ -122,7 +122,9 @@ class _Scenario:
 
     def on_results(self, words: list[str]) -> None:
         capacity = _options(words[2:]).get("capacity")
-        self.bench.results(words[0], *_numbers(words[1]), capacity=None if capacity is None else int(capacity))
+        self.bench.results(
+            words[0], *_numbers(words[1]), capacity=None if capacity is None else int(capacity)
+        )
 
     def on_started(self, words: list[str]) -> None:
         numbers = _numbers(words[1])
@@ -165,7 +167,7 @@ class _Scenario:
     def on_close(self, words: list[str]) -> None:
         self.bench.close(words[0], " ".join(words[1:]) or "closed")
 
-    # --------------------------------------------------------------------------------------------------- all the rest
+    # ------------------------------------------------------------------------------------------- all the rest
 
     def on_observe(self, words: list[str]) -> None:
         self.requests += 1
@@ -179,7 +181,7 @@ class _Scenario:
         self.bench.tick(float(words[0]))
 
 
-# ----------------------------------------------------------------------------------------------------------------- text
+# ------------------------------------------------------------------------------------------------------- text
 
 
 def _options(words: list[str]) -> dict[str, str]:

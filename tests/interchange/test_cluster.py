@@ -42,7 +42,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def draw_manager(self, data) -> str:
         return data.draw(st.sampled_from(sorted(self.cluster.managers)))
 
-    # --------------------------------------------------------------------------------------------------- the executor
+    # ------------------------------------------------------------------------------------------- the executor
 
     @rule(specifications=st.lists(SPECIFICATION, min_size=1, max_size=8))
     def submit(self, specifications) -> None:
@@ -57,7 +57,9 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), kill=st.booleans())
     def cancel(self, data, kill) -> None:
         numbers = self.cluster.open() or sorted(self.cluster.attempts)
-        self.cluster.cancel(data.draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=4, unique=True)), kill=kill)
+        self.cluster.cancel(
+            data.draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=4, unique=True)), kill=kill
+        )
 
     @rule()
     def forget(self) -> None:
@@ -73,7 +75,7 @@ class ClusterMachine(RuleBasedStateMachine):
         number = data.draw(st.integers(0, self.cluster.next_task))
         self.cluster.ask(topic, str(number))
 
-    # --------------------------------------------------------------------------------------------------- the managers
+    # ------------------------------------------------------------------------------------------- the managers
 
     @precondition(lambda self: len(self.cluster.managers) < 4)
     @rule(
@@ -178,7 +180,8 @@ class Wanderer:
         pick = self.random.choice
         count = self.random.randint(1, 10)
         self.cluster.submit(
-            (pick([1, 2, 3]), pick([-1, 0, 1]), pick([0.0, 0.0, 15.0, 16.0, 300.0]), pick([0, 0, 1, 2])) for _ in range(count)
+            (pick([1, 2, 3]), pick([-1, 0, 1]), pick([0.0, 0.0, 15.0, 16.0, 300.0]), pick([0, 0, 1, 2]))
+            for _ in range(count)
         )
 
     def cancel(self) -> None:
@@ -191,7 +194,9 @@ class Wanderer:
         if len(self.cluster.managers) < 5:
             self.joined += 1
             ends_in = self.random.choice([None, None, 15.5, 60.0, 1.0])
-            self.cluster.join(f"m{self.joined}", self.random.randint(1, 3), self.random.randint(0, 3), ends_in)
+            self.cluster.join(
+                f"m{self.joined}", self.random.randint(1, 3), self.random.randint(0, 3), ends_in
+            )
 
     def hear(self) -> None:
         name = self.name()
@@ -259,4 +264,6 @@ def test_long_runs_lose_nothing_and_all_that_can_happen_does():
         run_scenario(path.read_text(), observed)
     for lifecycle in (lifecycles.MANAGER, lifecycles.TASK):
         missing = lifecycle.transitions() - observed[lifecycle.name]
-        assert not missing, f"transitions of a {lifecycle.name} that never happened: {sorted(missing, key=str)}"
+        assert not missing, (
+            f"transitions of a {lifecycle.name} that never happened: {sorted(missing, key=str)}"
+        )

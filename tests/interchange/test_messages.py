@@ -14,7 +14,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION, minor_version, refusal
 
-UNIONS = {
+UNIONS: dict[str, tuple[typing.Any, codec.Decoder[typing.Any]]] = {
     "FromExecutor": (m.FromExecutor, codec.decode_from_executor),
     "FromManager": (m.FromManager, codec.decode_from_manager),
     "Hello": (m.Hello, codec.decode_hello),
@@ -110,7 +110,9 @@ def test_hellos_are_maps_so_that_other_versions_can_read_them():
 def test_a_trailing_field_with_a_default_keeps_the_version():
     # The rule of protocol/version.py: older and newer ends understand each other then.
     assert codec.decode_to_manager(msgspec.msgpack.encode([16])) == m.Drain()
-    assert codec.decode_to_manager(msgspec.msgpack.encode([16, "why", "of a later version"])) == m.Drain("why")
+    assert codec.decode_to_manager(msgspec.msgpack.encode([16, "why", "of a later version"])) == m.Drain(
+        "why"
+    )
 
 
 def test_the_version_rule():

@@ -21,7 +21,7 @@ def joined(bench: Bench, name: str, **options) -> None:
     assert bench.told(name) == []
 
 
-# ------------------------------------------------------------------------------------------- submission and assignment
+# ---------------------------------------------------------------------------------- submission and assignment
 
 
 class TestAssignment:
@@ -131,7 +131,7 @@ class TestAssignment:
         assert bench.told("a") == []
 
 
-# ------------------------------------------------------------------------------------------------ functions and frames
+# --------------------------------------------------------------------------------------- functions and frames
 
 
 class TestFunctions:
@@ -274,7 +274,7 @@ class TestFrames:
         bench.told("executor")
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# ---------------------------------------------------------------------------------------------------- results
 
 
 class TestResults:
@@ -339,7 +339,7 @@ class TestResults:
         bench.told("executor")
 
 
-# ------------------------------------------------------------------------------------------------------------ cancelling
+# ------------------------------------------------------------------------------------------------- cancelling
 
 
 class TestCancel:
@@ -431,7 +431,7 @@ class TestCancel:
         bench.told("executor")
 
 
-# ------------------------------------------------------------------------------------------------- returned, drain, hold
+# -------------------------------------------------------------------------------------- returned, drain, hold
 
 
 class TestReturned:
@@ -599,7 +599,7 @@ class TestWalltime:
         assert bench.told("a") == []
 
 
-# -------------------------------------------------------------------------------------------------------------- liveness
+# --------------------------------------------------------------------------------------------------- liveness
 
 
 class TestLiveness:
@@ -640,7 +640,13 @@ class TestLiveness:
 
     @pytest.mark.parametrize(
         "message",
-        [m.Heartbeat(), m.Started("a", [], []), m.Verdicts([], []), m.Results("a", 2, [], b"", []), m.Answer(9, b"")],
+        [
+            m.Heartbeat(),
+            m.Started("a", [], []),
+            m.Verdicts([], []),
+            m.Results("a", 2, [], b"", []),
+            m.Answer(9, b""),
+        ],
         ids=lambda message: type(message).__name__,
     )
     def test_any_message_is_a_sign_of_life(self, bench, message):
@@ -701,7 +707,7 @@ class TestLiveness:
         assert len(bench.reactor._deadlines) == 1
 
 
-# --------------------------------------------------------------------------------------------------------------- refusal
+# ---------------------------------------------------------------------------------------------------- refusal
 
 
 class TestRefusal:
@@ -737,7 +743,7 @@ class TestRefusal:
         assert PYTHON != "3.11.0"
 
 
-# --------------------------------------------------------------------------------------------- malformed, shutdown, rest
+# ---------------------------------------------------------------------------------- malformed, shutdown, rest
 
 
 class TestMalformed:

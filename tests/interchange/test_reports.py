@@ -10,10 +10,10 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.views import Explanation, ManagerView, RunView, StatusView
 
-status_of = codec.Decoder(StatusView)
-managers_of = codec.Decoder(list[ManagerView])
-run_of = codec.Decoder(RunView)
-explanation_of = codec.Decoder(Explanation)
+status_of: codec.Decoder[StatusView] = codec.Decoder(StatusView)
+managers_of: codec.Decoder[list[ManagerView]] = codec.Decoder(list[ManagerView])
+run_of: codec.Decoder[RunView] = codec.Decoder(RunView)
+explanation_of: codec.Decoder[Explanation] = codec.Decoder(Explanation)
 
 OBSERVER = 500
 """A peer that is no manager."""
@@ -31,7 +31,7 @@ def observe(bench: Bench, topic: str, subject: str = "", request: int = 1) -> m.
     return told.message
 
 
-# ------------------------------------------------------------------------------------------------------------- reports
+# ---------------------------------------------------------------------------------------------------- reports
 
 
 def test_status_adds_everything_up(bench):
@@ -123,10 +123,12 @@ def test_a_run_is_status_and_managers(bench):
 
 def test_an_unknown_topic_is_answered_with_an_error(bench):
     bench.ask("weather", request=9)
-    assert bench.told("executor") == [m.Answer(9, b"", "this interchange knows no topic 'weather' for this peer")]
+    assert bench.told("executor") == [
+        m.Answer(9, b"", "this interchange knows no topic 'weather' for this peer")
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------------- observers
+# -------------------------------------------------------------------------------------------------- observers
 
 
 @pytest.mark.parametrize("topic", ["status", "managers", "run"])
@@ -146,7 +148,7 @@ def test_observers_may_change_nothing_and_trouble_nobody(bench, topic):
     assert manager.open
 
 
-# ------------------------------------------------------------------------------------------------------------- explain
+# ---------------------------------------------------------------------------------------------------- explain
 
 
 class TestExplain:
@@ -239,7 +241,7 @@ class TestExplain:
         assert explanation_of(bench.answer()).state == "running"
 
 
-# ------------------------------------------------------------------------------------------------------------ packages
+# --------------------------------------------------------------------------------------------------- packages
 
 
 class TestPackages:

@@ -69,7 +69,9 @@ class Hall:
     def join(self, count: int, **options: Any) -> None:
         for peer in range(1, count + 1):
             self.assigned[peer] = []
-            self.reactor.manager_said_hello(peer, hello(f"m{peer}", block=str(peer % 100), **options), self.now)
+            self.reactor.manager_said_hello(
+                peer, hello(f"m{peer}", block=str(peer % 100), **options), self.now
+            )
             self.take()
 
     def take(self) -> None:
@@ -173,7 +175,7 @@ def cost_beside_unfit(managers: int) -> float:
     hall.join(managers, workers=BATCH, capacity=BATCH, ends_in=1000.0)
     hall.submit(1, walltime=5000.0)
     hall.submit(1)
-    hall.results(*[(peer, 1) for peer, tasks in hall.assigned.items() if tasks][0])
+    hall.results(next(peer for peer, tasks in hall.assigned.items() if tasks), 1)
     hall.spent = 0
     for _ in range(STEPS):
         hall.submit(1)

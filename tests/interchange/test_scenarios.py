@@ -23,7 +23,9 @@ def test_scenario(path, rewrite):
     if rewrite:
         path.write_text(found)
     elif found != stored:
-        diff = difflib.unified_diff(stored.splitlines(), found.splitlines(), "stored", "found", lineterm="", n=4)
+        diff = difflib.unified_diff(
+            stored.splitlines(), found.splitlines(), "stored", "found", lineterm="", n=4
+        )
         pytest.fail("\n".join(["the trace changed (see --rewrite):", *diff]), pytrace=False)
 
 

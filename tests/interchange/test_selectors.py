@@ -83,7 +83,11 @@ def test_random_with_a_seed_repeats_itself():
 
 
 def test_least_loaded_goes_by_tasks_for_each_worker():
-    managers = [Manager("a", workers=10, load=9), Manager("b", workers=2, load=1), Manager("c", workers=1, load=1)]
+    managers = [
+        Manager("a", workers=10, load=9),
+        Manager("b", workers=2, load=1),
+        Manager("c", workers=1, load=1),
+    ]
     assert all_picks(offered(LeastLoadedSelector(), *managers)) == ["b", "a", "c"]
 
 
@@ -158,7 +162,7 @@ def test_old_ranks_do_not_pile_up(kind):
     assert len(selector._heap) <= 4 * 4 + 65
 
 
-# --------------------------------------------------------------------------------------------- against a naive model
+# -------------------------------------------------------------------------------------- against a naive model
 
 
 class SelectorMachine(RuleBasedStateMachine):
@@ -203,7 +207,7 @@ TestSelectorsAgainstModel = SelectorMachine.TestCase
 TestSelectorsAgainstModel.settings = settings(max_examples=50, stateful_step_count=30)
 
 
-# ------------------------------------------------------------------------------------------------------- configuration
+# ---------------------------------------------------------------------------------------------- configuration
 
 
 def test_a_selector_travels_as_its_import_path_and_arguments():
@@ -254,7 +258,10 @@ def test_what_cannot_travel_is_refused(selector, message):
     [
         (SelectorConfig("no.such.module:Thing"), "no.such.module:Thing .* ModuleNotFoundError"),
         (SelectorConfig("throughway.interchange.selectors:Nothing"), "AttributeError"),
-        (SelectorConfig("throughway.interchange.selectors:RandomSelector", {"sed": 1}), "'sed': 1.* TypeError"),
+        (
+            SelectorConfig("throughway.interchange.selectors:RandomSelector", {"sed": 1}),
+            "'sed': 1.* TypeError",
+        ),
         (SelectorConfig("builtins:list"), "is no ManagerSelector"),
     ],
     ids=["module", "class", "arguments", "kind"],

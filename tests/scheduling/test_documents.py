@@ -40,7 +40,11 @@ def test_what_is_generated_is_up_to_date(script, capsys):
         ("IDLE --> BUSY: given", "IDLE --> ENDED: given", "stale; run python docs/make_diagrams.py"),
         ("| `capacity` | `int` |", "| `room` | `int` |", "stale"),
         ("<!-- end generated -->\n", "", "a block has no end"),
-        ("generated: lifecycle worker -->", "generated: lifecycle task -->", "no page has the block 'lifecycle worker'"),
+        (
+            "generated: lifecycle worker -->",
+            "generated: lifecycle task -->",
+            "no page has the block 'lifecycle worker'",
+        ),
         ("generated: union Greeting", "generated: onion Greeting", "there is no kind of block 'onion'"),
         ("generated: union Greeting", "generated: union Farewell", "the protocol has no Farewell"),
     ],
@@ -70,7 +74,9 @@ def test_a_diagram_shows_every_transition(script, lifecycle):
     text = script.lifecycle_block(set(), lifecycle.name)
     assert f"[*] --> {lifecycle.initial.name}\n" in text
     for state, event, target in lifecycle.transitions():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"    {state.name} --> {target.name}: ")]
+        (line,) = [
+            line for line in text.splitlines() if line.startswith(f"    {state.name} --> {target.name}: ")
+        ]
         assert event.name.lower().replace("_", " ") in line
     for state in lifecycle.states():
         assert state.value in text

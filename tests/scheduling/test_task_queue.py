@@ -30,7 +30,7 @@ def ids(tasks: list[Task]) -> list[int]:
 PRIORITIES = st.integers(-2, 2)
 
 
-# ------------------------------------------------------------------------------------------------------------- examples
+# --------------------------------------------------------------------------------------------------- examples
 
 
 def test_first_in_first_out():
@@ -195,7 +195,7 @@ def test_iterating_gives_what_waits():
 def test_places_of_removed_tasks_are_given_up(monkeypatch):
     monkeypatch.setattr(task_queue, "_COMPACT_ABOVE", 10)
     queue = queue_of(*map(task, range(100)))
-    for number in range(0, 98):
+    for number in range(98):
         queue.remove(number)
         queue.sanity_check()
         assert len(queue._dead) <= max(11, len(queue) + 1)
@@ -219,7 +219,7 @@ def test_a_class_is_an_upper_bound_that_is_near(walltime):
     assert walltime_class(0.0) == walltime_class(-1.0) == 0.0
 
 
-# ----------------------------------------------------------------------------------------------------------- properties
+# ------------------------------------------------------------------------------------------------- properties
 
 
 @given(st.lists(st.tuples(PRIORITIES, st.floats(0, 1e5)), max_size=60), st.integers(1, 9))
@@ -235,7 +235,9 @@ def test_without_a_limit_all_are_taken_by_priority_and_then_by_submission(specif
     assert taken == sorted(tasks, key=lambda task: (task.priority, task.id))
 
 
-@given(st.lists(st.tuples(PRIORITIES, st.floats(0, 100)), max_size=60), st.lists(st.floats(0, 120), max_size=9))
+@given(
+    st.lists(st.tuples(PRIORITIES, st.floats(0, 100)), max_size=60), st.lists(st.floats(0, 120), max_size=9)
+)
 def test_with_any_number_of_walltimes_limits_hold_and_shortest_tells_whether_any_fits(specifications, limits):
     tasks = [task(number, *spec) for number, spec in enumerate(specifications)]
     queue = queue_of(*tasks)
@@ -251,7 +253,7 @@ def test_with_any_number_of_walltimes_limits_hold_and_shortest_tells_whether_any
     assert sorted(ids(taken)) == list(range(len(tasks)))
 
 
-# ---------------------------------------------------------------------------------------------- against a naive model
+# -------------------------------------------------------------------------------------- against a naive model
 
 WALLTIMES = [0.0, 10.0, 100.0, 101.0, 102.0]
 """Few enough for each to have a class of its own; some of them similar."""
@@ -280,7 +282,7 @@ class Model:
         return False
 
     def take(self, count: int, limit: float) -> list[int]:
-        taken = []
+        taken: list[int] = []
         while len(taken) < count:
             heads = [some[0] for (walltime, _), some in self.lists.items() if some and walltime <= limit]
             if not heads:
@@ -291,7 +293,7 @@ class Model:
         return taken
 
     def take_last(self, count: int) -> list[int]:
-        taken = []
+        taken: list[int] = []
         while len(taken) < count:
             tails = [some[-1] for some in self.lists.values() if some]
             if not tails:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from throughway.scheduling.lifecycles import Lifecycle
@@ -20,7 +20,7 @@ class Watch:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        states: Callable[[], Mapping[Hashable, Any]],
+        states: Callable[[], Mapping[int, Any]],
         observed: set[tuple[Any, Any, Any]] | None = None,
     ) -> None:
         self.lifecycle = lifecycle
@@ -28,7 +28,7 @@ class Watch:
         self._states = states
         self._before = dict(states())
 
-    def look(self, events: Mapping[Hashable, Any]) -> None:
+    def look(self, events: Mapping[int, Any]) -> None:
         """A step is over in which these events happened to entities, one to each, and nothing to the others."""
         initial = self.lifecycle.initial
         after = dict(self._states())

@@ -286,10 +286,10 @@ class InterchangeReactor:
         owners = state.owners
         tasks = manager.tasks
         before = len(tasks)
-        frames = state.frames
-        cancelling = state.cancelling
-        running = manager.running
-        if frames or cancelling or running:
+        if state.frames or state.cancelling or manager.running:
+            frames = state.frames
+            cancelling = state.cancelling
+            running = manager.running
             for task in message.tasks:
                 if tasks.pop(task, None) is not None:
                     del owners[task]
@@ -419,17 +419,18 @@ class InterchangeReactor:
         while queue.waiting:
             offered = len(selector)
             if not offered:
-                longest = aside.longest()
+                longest = aside.longest() if aside.members else None
                 if longest is None or longest.ends_at - now < queue.shortest():
                     return
                 self._offer(longest)
                 offered = 1
             manager = self.state.managers[selector.pick().id]
             room = (manager.workers if idle else manager.capacity) - len(manager.tasks)
-            share = -(-len(queue.waiting) // (offered + len(aside.members)))
             limit = math.inf
             if self._limited:
                 manager.seconds_left = limit = manager.ends_at - now
+                offered += len(aside.members)
+            share = -(-len(queue.waiting) // offered)
             tasks = queue.take(min(room, share, ASSIGN_TASKS), limit)
             if tasks:
                 self._assign(manager, tasks, now)

@@ -44,6 +44,9 @@ from throughway.transport.interface import Arrival, Closed, Opened, Wire
 from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
 
+DEATH_SECONDS = 1.0
+"""How long killed workers may take to be gone, where there is no zygote to say so."""
+
 FAREWELL_SECONDS = 1.0
 """How long the last messages may take to leave."""
 
@@ -131,10 +134,11 @@ class ManagerShell:
         for end in (reader, writer):
             end.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        # What it asks for is done between two events, when its number arrives over the socket: see `_on_signals`.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         read = selectors.EVENT_READ
-        self._selector.register(reader, read, lambda mask: reader.recv(64))
+        self._selector.register(reader, read, lambda mask: self._on_signals(reader.recv(64)))
         self._selector.register(self._bell, read, self._on_bell)
         self._selector.register(self._zygote.control, read, self._on_zygote)
         self._wire.register(self._selector)
@@ -196,10 +200,11 @@ class ManagerShell:
         os.close(self._bell)
         os.close(self._bell_writer)
 
-    def _on_sigterm(self, number: int, frame: object) -> None:
-        if self._reactor.state.draining is not None:
-            self._exit = Exit("SIGTERM, again")
-        self._reactor.drain("SIGTERM")
+    def _on_signals(self, numbers: bytes) -> None:
+        for _ in range(numbers.count(signal.SIGTERM)):
+            if self._reactor.state.draining is not None:
+                self._exit = Exit("SIGTERM, again")
+            self._reactor.drain("SIGTERM")
 
     # --------------------------------------------------------------------------------------------------------- events
 
@@ -241,6 +246,8 @@ class ManagerShell:
         records = process.read()
         if records:
             self._reactor.records_came(number, records, now)
+        if process.reader.fault:
+            self._reactor.worker_broke(number, process.reader.fault)
         partial = process.reader.partial
         if partial or process.results in self._watched:
             # A large result under way is read as it comes; otherwise the bell tells.
@@ -263,7 +270,7 @@ class ManagerShell:
             self._replace_zygote()
         elif isinstance(message, Spawned):
             if message.worker in self._processes:
-                self._processes[message.worker].pid = message.pid
+                self._processes[message.worker].spawned(message.pid)
         elif isinstance(message, Exited):
             self._on_exit(message.worker, message.status)
 
@@ -290,7 +297,11 @@ class ManagerShell:
             process.kill()
         self._zygote = ZygoteClient(self._config.worker, None)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._on_zygote)
-        for number in list(self._processes):
+        deadline = time.monotonic() + DEATH_SECONDS
+        for number, process in list(self._processes.items()):
+            # What it may yet claim is settled only once it is dead.
+            records = process.read_to_end(deadline - time.monotonic())
+            self._reactor.records_came(number, records, time.monotonic())
             self._on_exit(number, _KILLED)
 
     # -------------------------------------------------------------------------------------------------------- actions

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
-Table = Mapping[Any, Mapping[Any, Any]]
+Table: TypeAlias = Mapping[Any, Mapping[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Lifecycle:
         }
 
 
-# ------------------------------------------------------------------------------------------------------------ managers
+# ------------------------------------------------------------------------------------------------------------- managers
 
 
 class ManagerState(Enum):
@@ -103,7 +103,7 @@ MANAGER = Lifecycle(
 )
 
 
-# --------------------------------------------------------------------------------------------------------------- tasks
+# ---------------------------------------------------------------------------------------------------------------- tasks
 
 
 class TaskState(Enum):
@@ -181,7 +181,7 @@ TASK = Lifecycle(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- workers
+# -------------------------------------------------------------------------------------------------------------- workers
 
 
 class WorkerState(Enum):
@@ -190,7 +190,9 @@ class WorkerState(Enum):
     STARTING = "its process starts, and runs the initializer"
     IDLE = "waits for work"
     BUSY = "has tasks: it runs the first, and the others are its to claim"
-    DISCARDING = "tasks were taken back from it; it ends what it has claimed and drops the rest of its bundles"
+    DISCARDING = (
+        "tasks were taken back from it; it ends what it has claimed and drops the rest of its bundles"
+    )
     STOPPING = "is given nothing any more: it ends by itself, or is being killed"
     ENDED = "its process is gone"
 
@@ -243,7 +245,7 @@ WORKER = Lifecycle(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- futures
+# -------------------------------------------------------------------------------------------------------------- futures
 
 
 class FutureState(Enum):

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from throughway.errors import ThroughwayError
 from throughway.protocol.bundles import Bundle, Mark, Stop, ToWorker
 from throughway.protocol.configuration import WorkerConfig
 from throughway.protocol.messages import Function, Outcome, Task
@@ -21,12 +20,15 @@ from throughway.serialize.functions import load_function
 from throughway.serialize.payloads import pack_result, unpack_call
 from throughway.transport.framing import Unframer
 from throughway.transport.interface import Buffer
-from throughway.transport.records import pack_record
+from throughway.transport.records import HEAD, pack_record
 
 RING_SECONDS = 0.001
 """A worker that works through a bundle rings at least this often, so that no finished result waits for long."""
 
 _READ_BYTES = 1 << 17
+_VALUE = int(Outcome.VALUE)
+_EXCEPTION = int(Outcome.EXCEPTION)
+_FAILED = int(Outcome.FAILED)
 
 _clock = time.perf_counter
 """Taken once: a task may freeze the time, by replacing what the module has, and leave it so."""
@@ -70,6 +72,15 @@ class WorkerChannel:
         except BlockingIOError:
             return False
         return True
+
+    def write_small(self, record: bytes) -> None:
+        """Write a record that is one piece, as nearly all are."""
+        try:
+            count = os.write(self._results, record)
+        except BlockingIOError:
+            count = 0
+        if count < len(record):
+            self.write([memoryview(record)[count:]])
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Write a record. Once it is in the pipe, it outlives this process."""
@@ -151,6 +162,9 @@ class Worker:
         channel = self._channel
         claim = channel.claim
         write = channel.write
+        write_small = channel.write_small
+        pack_head = HEAD.pack
+        run_task = self._run_task
         clock = _clock
         at = 1
         began = rung = clock()
@@ -160,10 +174,13 @@ class Worker:
                 self._spend(index)
                 self._mark(Mark.DISCARDED)
                 return
-            outcome, payload, large = self._run_task(task, frames[at : at + task.frames] if task.frames else ())
+            outcome, payload, large = run_task(task, frames[at : at + task.frames] if task.frames else ())
             at += task.frames
             ended = clock()
-            write(pack_record(task.id, outcome, ended - began, payload, large))
+            if large:
+                write(pack_record(task.id, outcome, ended - began, payload, large))
+            else:
+                write_small(pack_head(task.id, len(payload), ended - began, 0, outcome) + payload)
             if index == last or ended - rung > RING_SECONDS:
                 channel.ring()
                 rung = ended
@@ -176,21 +193,19 @@ class Worker:
             self._left -= tasks
 
     def _run_task(self, task: Task, frames: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
-        outcome = Outcome.FAILED
+        outcome = _FAILED
         try:
             function = self._loaded.get(task.function)
             if function is None:
                 function = self._load(task.function)
             args, kwargs = unpack_call(task.payload, frames)
-            outcome = Outcome.EXCEPTION
+            outcome = _EXCEPTION
             value = function(*args, **kwargs)
-            outcome = Outcome.FAILED
+            outcome = _FAILED
             payload, large = pack_result(value, max_bytes=self._config.max_payload_bytes)
-            return Outcome.VALUE, payload, large
+            return _VALUE, payload, large
         except SystemExit as error:
             self._exit(error)
-        except ThroughwayError as error:
-            return outcome, self._packed(error, task), ()
         except BaseException as error:
             return outcome, self._packed(error, task), ()
 
