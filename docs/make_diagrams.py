@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 import sys
 import typing
@@ -50,7 +51,7 @@ class StalePage(Exception):
 # ------------------------------------------------------------------------------------------------- lifecycles
 
 
-def lifecycle_block(described: set[str], name: str) -> str:
+def lifecycle_block(name: str) -> str:
     """The mermaid diagram of a lifecycle, and the meanings of its states and events."""
     (lifecycle,) = [one for one in lifecycles.LIFECYCLES if one.name == name]
     lines = ["```mermaid", "stateDiagram-v2", "    direction LR", f"    [*] --> {lifecycle.initial.name}"]
@@ -79,7 +80,7 @@ def _words(event: Enum) -> str:
 # --------------------------------------------------------------------------------------------------- messages
 
 
-def union_block(described: set[str], name: str) -> str:
+def union_block(name: str, described: set[str]) -> str:
     """Every message of a union: what it is for, and its fields. One that goes both ways is described once."""
     parts = []
     for kind in typing.get_args(_named(name)):
@@ -88,12 +89,12 @@ def union_block(described: set[str], name: str) -> str:
     return "\n\n".join(parts)
 
 
-def structs_block(described: set[str], *names: str) -> str:
+def structs_block(*names: str) -> str:
     """These structs, as the messages of a union."""
     return "\n\n".join(_struct(_named(name)) for name in names)
 
 
-def enum_block(described: set[str], name: str) -> str:
+def enum_block(name: str) -> str:
     """An enumeration's values and what they mean."""
     kind = _named(name)
     notes = _notes(kind)
@@ -101,7 +102,7 @@ def enum_block(described: set[str], name: str) -> str:
     return "\n".join(_table(("value", "name", "meaning"), rows))
 
 
-def constants_block(described: set[str], *names: str) -> str:
+def constants_block(*names: str) -> str:
     """Constants with their values and docstrings."""
     rows = []
     for name in names:
@@ -164,7 +165,7 @@ def _notes(kind: type) -> dict[str, str]:
 
 def _body_notes(body: Sequence[ast.stmt]) -> dict[str, str]:
     notes = {}
-    for part, following in zip(body, body[1:], strict=False):
+    for part, following in itertools.pairwise(body):
         target: ast.expr | None = None
         if isinstance(part, ast.AnnAssign):
             target = part.target
@@ -190,7 +191,6 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 KINDS: dict[str, Callable[..., str]] = {
     "lifecycle": lifecycle_block,
-    "union": union_block,
     "structs": structs_block,
     "enum": enum_block,
     "constants": constants_block,
@@ -212,14 +212,14 @@ def render(text: str) -> str:
     Raises:
         StalePage: it names something that there is not.
     """
-
     described: set[str] = set()
+    kinds = {**KINDS, "union": lambda name: union_block(name, described)}
 
     def block(match: re.Match[str]) -> str:
         kind, *names = match["block"].split()
-        if kind not in KINDS:
-            raise StalePage(f"there is no kind of block {kind!r}: choose among {', '.join(KINDS)}")
-        return f"{match[1]}{KINDS[kind](described, *names)}\n{match[3]}"
+        if kind not in kinds:
+            raise StalePage(f"there is no kind of block {kind!r}: choose among {', '.join(kinds)}")
+        return f"{match[1]}{kinds[kind](*names)}\n{match[3]}"
 
     return BLOCK.sub(block, text)
 

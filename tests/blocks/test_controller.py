@@ -146,6 +146,23 @@ def test_a_drained_block_is_replaced() -> None:
     assert rig.errors == []
 
 
+def test_a_block_whose_managers_are_lost_and_whose_job_goes_on_is_killed_and_replaced() -> None:
+    rig = Rig()
+    rig.settle()
+    rig.controller.manager_joined("0")
+    rig.run(60)
+    rig.controller.manager_left("0", "silent for 120 s", True)
+    rig.run(9)
+    assert rig.provider.cancels == []
+    rig.run(2)
+    assert rig.provider.cancels == [(["j0"], True)]
+    rig.run(60)
+    assert rig.states() == [CANCELLED, RUNNING]
+    assert rig.block("0").message.startswith("silent for 120 s; its job did not end by itself and was cancelled")
+    assert len(rig.provider.cancels) == 1
+    assert rig.errors == []
+
+
 def test_a_block_that_worked_and_dies_is_replaced_at_once() -> None:
     rig = Rig()
     rig.settle()

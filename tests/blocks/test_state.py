@@ -252,16 +252,21 @@ class Weeks(RuleBasedStateMachine):
         self.ledger = Ledger(POLICY)
         self.now = 0.0
         self.started_at = -math.inf
+        self.condemned: set[JobId] = set()
 
     @rule(seconds=st.sampled_from((0.0, 0.125, 1.0, 5.0, 60.0)), accepted=st.booleans())
     def act(self, seconds: float, accepted: bool) -> None:
         self.now += seconds
         self.ledger.settle(self.now)
+        for job in self.ledger.hung(self.now):
+            assert job not in self.condemned, "a job is condemned once"
+            self.condemned.add(job)
         todo = plan(self.ledger.view(), POLICY, self.now)
         assert todo.give_up == (self.ledger.failures >= 3 and not self.ledger.view().managers)
         if todo.give_up:
             self.ledger = Ledger(POLICY)
             self.started_at = -math.inf
+            self.condemned.clear()
             return
         if not todo.start:
             return
@@ -294,7 +299,11 @@ class Weeks(RuleBasedStateMachine):
     def holds(self) -> None:
         self.ledger.sanity_check()
         assert len(self.ledger.live) <= POLICY.max_blocks
-        if not self.ledger.failures and all(block.gone_at is None for block in self.ledger.live.values()):
+        settled = all(
+            block.gone_at is None and (block.managers or not block.lost or block.condemned or block.job_id is None)
+            for block in self.ledger.live.values()
+        )
+        if not self.ledger.failures and settled:
             assert self.ledger.deadline() == math.inf
 
 

@@ -63,13 +63,12 @@ def test_a_message_survives_the_wire(kind, decode, data):
 @pytest.mark.parametrize("name", UNIONS)
 @given(header=st.binary(max_size=60))
 def test_garbage_is_refused_and_nothing_worse(name, header):
-    _, decode = UNIONS[name]
+    union, decode = UNIONS[name]
     try:
         message = decode(header)
-    except ProtocolError as error:
-        assert f"{len(header)} bytes" in str(error)
-    else:
-        assert type(message) in typing.get_args(UNIONS[name][0])
+    except ProtocolError:
+        return
+    assert type(message) in typing.get_args(union)
 
 
 @pytest.mark.parametrize("header", [b"", b"\x93", b"\x81" * 5000, b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff"])

@@ -431,7 +431,7 @@ class TestCancel:
         bench.told("executor")
 
 
-# -------------------------------------------------------------------------------------- returned, drain, hold
+# ------------------------------------------------------ tasks that come back, managers that drain or are held
 
 
 class TestReturned:
@@ -590,6 +590,37 @@ class TestWalltime:
         bench.submit([task(1, walltime=103.0), task(2, walltime=98.0), task(3, walltime=97.5), task(4)])
         assert sorted(bench.assigned("a")) == [2, 3, 4]
         assert bench.waiting() == [1]
+
+    def test_a_manager_that_was_set_aside_is_asked_again_for_what_just_fits(self, bench):
+        joined(bench, "a", workers=2, ends_in=100.0)
+        bench.submit([task(1, walltime=100.5)])
+        assert bench.told("a") == []
+        bench.submit([task(2, walltime=100.0)])
+        assert bench.assigned("a") == [2]
+        bench.submit([task(3, walltime=101.0)])
+        assert bench.told("a") == []
+        assert bench.waiting() == [1, 3]
+
+    def test_managers_that_were_set_aside_share_fairly(self, bench):
+        names = ["a", "b", "c"]
+        for name in names:
+            joined(bench, name, workers=10, ends_in=100.0)
+        bench.submit([task(1, walltime=1000.0)])
+        bench.submit(tasks(2, 3, 4))
+        shares = [len(bench.assigned(name)) for name in names]
+        assert sum(shares) == 3
+        assert max(shares) <= 2
+
+    def test_one_that_was_set_aside_may_leave(self, bench):
+        joined(bench, "a", ends_in=100.0)
+        joined(bench, "b", ends_in=50.0)
+        bench.submit([task(1, walltime=1000.0)])
+        bench.close("a")
+        bench.told("a")
+        bench.told("executor")
+        bench.logged("ERROR")
+        bench.submit(tasks(2))
+        assert bench.assigned("b") == [2]
 
     def test_its_time_over_a_manager_gets_nothing_at_all(self, bench):
         joined(bench, "a", workers=2, ends_in=0.0)

@@ -71,7 +71,7 @@ def test_unknown_arguments_are_refused(script, capsys):
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES, ids=lambda lifecycle: lifecycle.name)
 def test_a_diagram_shows_every_transition(script, lifecycle):
-    text = script.lifecycle_block(set(), lifecycle.name)
+    text = script.lifecycle_block(lifecycle.name)
     assert f"[*] --> {lifecycle.initial.name}\n" in text
     for state, event, target in lifecycle.transitions():
         (line,) = [

@@ -191,8 +191,8 @@ class Node:
                 case Give(worker=number, tasks=tasks):
                     self.workers[number].bundles.append(deque(tasks))
                     self.workers[number].claims += len(tasks)
-                case Revoke(worker=number, count=count):
-                    self.revoke(number, count)
+                case Revoke(number, most):
+                    self.revoke(number, most)
                 case Look(worker=number):
                     self.reactor.looked(number, self.now)
                     self.look({})

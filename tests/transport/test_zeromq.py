@@ -291,13 +291,18 @@ def test_a_newcomer_on_the_descriptor_of_one_who_left_is_told_apart(ends: Ends, 
     ends.drive(lambda: bool(ends.listener.closed) and len(ends.listener.opened) == 5)
     assert ends.listener.messages(left) == [[b"%d" % number] for number in range(10)]
     assert [event.peer for event in ends.listener.closed] == [left]
-    for number, opened in enumerate(ends.listener.opened):
-        assert ends.listener.messages(opened.peer) == [[b"newcomer %d" % number]]
-        assert ends.listener.wire.send(opened.peer, [b"welcome"])
+    peers = {}
+    for opened in ends.listener.opened:
+        ((said,),) = ends.listener.messages(opened.peer)
+        peers[said] = opened.peer
+        assert ends.listener.wire.send(opened.peer, [b"welcome, " + said])
+    assert sorted(peers) == [b"newcomer %d" % number for number in range(5)]
     ends.drive(lambda: all(newcomer.count() == 1 for newcomer in newcomers))
+    for number, newcomer in enumerate(newcomers):
+        assert newcomer.messages() == [[b"welcome, newcomer %d" % number]]
     newcomers[2].wire.close()
     ends.drive(lambda: len(ends.listener.closed) == 2)
-    assert ends.listener.closed[1].peer == ends.listener.opened[2].peer
+    assert ends.listener.closed[1].peer == peers[b"newcomer 2"]
 
 
 def test_one_who_came_spoke_and_went_unseen_is_reported_whole(ends: Ends) -> None:

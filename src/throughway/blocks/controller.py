@@ -206,7 +206,9 @@ class BlockController:
         with self._lock:
             now = self._clock()
             self._ledger.settle(now)
+            hung = self._ledger.hung(now)
             todo = plan(self._ledger.view(), self._policy, now)
+        self._cancel(hung, force=True)
         if self._handler is not None:
             self._ask_handler(self._handler)
         condemned = self._condemned

@@ -61,6 +61,8 @@ class Block:
         self.gone_at: float | None = None
         """when the provider first said that the job has ended, while managers are still registered"""
         self.cancelling = False
+        self.condemned = False
+        """whether its job was cancelled because its managers were lost and it did not end"""
         self.proven = False
         """whether it is known to have worked"""
 
@@ -201,12 +203,32 @@ class Ledger:
                 if block.joined_at is not None and block.joined_at + self.policy.short_life >= self.failed_at:
                     self._worked()
 
+    def hung(self, now: float) -> list[JobId]:
+        """Jobs that go on although their managers were lost a while ago: a node or a process that does not answer.
+
+        Each is told once.
+        """
+        jobs: list[JobId] = []
+        for job_id, block in self._by_job.items():
+            if self._hangs_at(block) <= now:
+                block.condemned = True
+                block.message = f"{block.message}; its job did not end by itself and was cancelled"
+                self.changes += 1
+                jobs.append(job_id)
+        return jobs
+
+    def _hangs_at(self, block: Block) -> float:
+        if block.managers or block.left_at is None or not block.lost or block.cancelling or block.condemned:
+            return math.inf
+        return block.left_at + self.policy.linger
+
     # ----------------------------------------------------------------------------------------- what is known
 
     def deadline(self) -> float:
         """When `settle` is to be called next if nothing happens before, inf for never."""
         earliest = math.inf
         for block in self.live.values():
+            earliest = min(earliest, self._hangs_at(block))
             if block.gone_at is not None:
                 earliest = min(earliest, block.gone_at + self.policy.linger)
             if self.failures and not block.proven and block.managers and block.joined_at is not None:

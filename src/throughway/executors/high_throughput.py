@@ -154,6 +154,8 @@ class HighThroughputExecutor(Executor):
         self.block_error_handler = block_error_handler
         self.encrypted = parameters.flag("encrypted", encrypted)
         self.working_dir = parameters.folder("working_dir", working_dir)
+        if self.working_dir is not None and self.provider.local and not os.path.isdir(self.working_dir):
+            raise parameters.reject("working_dir", self.working_dir, "give a folder that is there: workers run in it")
         self.run_dir = parameters.folder("run_dir", run_dir)
         parameters.initializer(initializer, initargs)
         self._initializer = initializer
@@ -166,6 +168,7 @@ class HighThroughputExecutor(Executor):
         self._ids = itertools.count(1)
         self._functions = FunctionTable(max_bytes=self.max_payload_bytes)
         self._lookup = self._functions.lookup
+        self._worker_config()  # refuses an initializer that cannot travel
         self._run: Run | None = None
         self._ready = False
         """whether tasks may be submitted right now: started, and neither shut down nor broken"""
@@ -249,8 +252,14 @@ class HighThroughputExecutor(Executor):
         function = b""
         call = b""
         if self._initializer is not None:
-            function = self._functions.lookup(self._initializer).function.payload
-            call, frames = pack_call(self._initargs, {}, name="the initializer")
+            try:
+                function = self._functions.lookup(self._initializer).function.payload
+            except errors.SerializationError as error:
+                raise parameters.reject("initializer", self._initializer, f"it cannot be sent to workers: {error}") from error
+            try:
+                call, frames = pack_call(self._initargs, {}, name="the initializer")
+            except errors.SerializationError as error:
+                raise parameters.reject("initargs", "...", f"they cannot be sent to workers: {error}") from error
             if frames:
                 raise parameters.reject("initargs", "...", "they are too large: have the initializer read them from a file")
         return WorkerConfig(
@@ -506,7 +515,8 @@ class HighThroughputExecutor(Executor):
 
     def status_report(self) -> StatusReport:
         """Cores, memory, managers, workers, tasks and core-hours at this moment."""
-        return status_report(msgspec.msgpack.decode(self._ask("status"), type=StatusView), self.outstanding)
+        view = msgspec.msgpack.decode(self._ask("status"), type=StatusView)
+        return status_report(view, self.outstanding, self.cores_per_worker)
 
     def explain(self, future: Future[Any]) -> TaskExplanation:
         """Where the task of this future is, since when, and what it waits for; ``str()`` of it is a sentence.
@@ -518,15 +528,24 @@ class HighThroughputExecutor(Executor):
         entry = getattr(future, "_entry", None)
         run = self._run
         if future.done() or entry is None or run is None:
-            return TaskExplanation(task, "?" if entry is None else entry.function.name, "done")
+            return self._explained_as_done(task)
         name = entry.function.name
+        if not run.shell._sendable:
+            unsent = [waiting.id for waiting in run.reactor.outbox.copy()]
+            if task in unsent:
+                reason = "the interchange to read what was sent before it"
+                return TaskExplanation(task, name, "at the executor", reason, ahead=unsent.index(task))
         explanation = msgspec.msgpack.decode(self._ask("explain", str(task)), type=Explanation)
         if future.done():
-            return TaskExplanation(task, name, "done")
+            return self._explained_as_done(task)
         if explanation.state == "at the interchange" and not self.connected_workers:
             said = [f"block {view.id} is {view.state.value}" + (f" ({view.message})" if view.message else "") for view in self.blocks()]
             explanation.waits_for += "; " + ("; ".join(said) or "no block was started")
         return task_explanation(name, explanation)
+
+    def _explained_as_done(self, task: int) -> TaskExplanation:
+        logs = self.worker_logdir_root or (str(self.run_folder) if self.run_folder is not None else "")
+        return TaskExplanation(task, "", "done", log=logs)
 
     # ------------------------------------------------------------------------------------------------------- ending
 

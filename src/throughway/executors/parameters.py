@@ -119,7 +119,8 @@ def launch_command(value: str | None) -> str:
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(value) if field is not None}
     except (TypeError, ValueError) as error:
-        raise reject("launch_cmd", value, f"it is no format string: {error}") from None
+        remedy = f"it is no format string ({error}): give a shell command such as {LAUNCH_COMMAND!r}"
+        raise reject("launch_cmd", value, remedy) from None
     if "config" not in fields or not fields <= {"config", "python", "block"}:
         raise reject(
             "launch_cmd",
@@ -136,7 +137,7 @@ def initializer(function: Callable[..., Any] | None, arguments: Sequence[Any]) -
     if not isinstance(arguments, tuple | list):
         raise reject("initargs", arguments, "give a tuple")
     if arguments and function is None:
-        raise reject("initargs", arguments, "there is no initializer to take them")
+        raise reject("initargs", arguments, "there is no initializer to take them: give one, or leave them out")
 
 
 def heartbeats(period: float, threshold: float) -> tuple[float, float]:

@@ -13,8 +13,8 @@ class TaskExplanation:
     """Where a task is, since when, and what it waits for. ``str()`` says it in one sentence.
 
     ``state`` is one of ``done``, ``at the executor``, ``at the interchange``, ``at a manager``, ``at a worker``,
-    ``running``, ``unknown``; ``seconds`` is how long it has been running, ``ahead`` how many tasks go before it, and
-    ``log`` where on ``host`` its output goes.
+    ``running``, ``unknown``; ``function`` is its name, empty once it is done; ``seconds`` is how long it has been running, ``ahead`` how many tasks go before it, and
+    ``log`` where on ``host`` its output goes; for a task that is done, the folder of all logs.
     """
 
     task: int
@@ -30,20 +30,25 @@ class TaskExplanation:
     log: str = ""
 
     def __str__(self) -> str:
-        place = ""
+        name = f" ({self.function})" if self.function else ""
+        state = self.state
         if self.manager:
-            place = f" of manager {self.manager} on {self.host} (block {self.block})"
-            if self.worker is not None:
-                place = f", worker {self.worker}{place}"
-        text = f"task {self.task} ({self.function}) is {self.state}{place}"
+            manager = f"manager {self.manager} on {self.host} (block {self.block})"
+            if self.worker is None:
+                state = f"at {manager}"
+            elif state == "running":
+                state = f"running, at worker {self.worker} of {manager}"
+            else:
+                state = f"at worker {self.worker} of {manager}"
+        text = f"task {self.task}{name} is {state}"
         if self.seconds is not None:
             text += f" since {self.seconds:.3g} s"
         if self.waits_for:
             text += f"; it waits for {self.waits_for}"
         if self.ahead:
-            text += f", with {self.ahead} tasks ahead of it"
+            text += f", with {self.ahead} {'task' if self.ahead == 1 else 'tasks'} ahead of it"
         if self.log:
-            text += f"; log: {self.log}"
+            text += f"; {'logs' if state == 'done' else 'log'}: {self.log}"
         return text
 
 
@@ -65,7 +70,8 @@ def task_explanation(function: str, explanation: Explanation) -> TaskExplanation
 
 
 class StatusReport(NamedTuple):
-    """An executor at one moment. ``memory`` is in bytes; ``core_hours`` counts only the time that tasks ran."""
+    """An executor at one moment. ``memory`` is in bytes; ``core_hours`` counts, for the time that tasks ran, the cores of
+    their workers (``cores_per_worker``)."""
 
     cores: int
     memory: int
@@ -78,7 +84,7 @@ class StatusReport(NamedTuple):
     core_hours: float
 
 
-def status_report(view: StatusView, outstanding: int) -> StatusReport:
+def status_report(view: StatusView, outstanding: int, cores_per_worker: float) -> StatusReport:
     """The interchange's status for a user. ``pending`` are the outstanding tasks that no manager has."""
     return StatusReport(
         cores=view.cores,
@@ -89,5 +95,5 @@ def status_report(view: StatusView, outstanding: int) -> StatusReport:
         pending=max(0, outstanding - view.assigned),
         outstanding=outstanding,
         completed=view.completed,
-        core_hours=view.core_seconds / 3600,
+        core_hours=view.core_seconds * cores_per_worker / 3600,
     )

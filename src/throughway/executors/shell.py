@@ -293,8 +293,8 @@ class ExecutorShell:
     def _finish(self) -> None:
         try:
             if self._process is not None:
-                self._wire.send(0, [codec.encode(m.Shutdown("the executor shut down"))])
-                self._await_end()
+                told = self._wire.send(0, [codec.encode(m.Shutdown("the executor shut down"))])
+                self._await_end(told)
         finally:
             self.listening.set()
             with self._sending:
@@ -307,10 +307,10 @@ class ExecutorShell:
             self._take_requests()
             self._on_end()
 
-    def _await_end(self) -> None:
+    def _await_end(self, told: bool) -> None:
         assert self._process is not None
         deadline = time.monotonic() + FAREWELL_SECONDS
-        closed = False
+        closed = not told
         while not closed and (left := deadline - time.monotonic()) > 0:
             self._selector.wait(left)
             closed = any(isinstance(event, Closed) for event in self._wire.receive())

@@ -217,8 +217,9 @@ class InterchangeReactor:
         self._tell(manager, m.Welcome(PROTOCOL_VERSION, self._period, self._threshold), now)
         self._offer(manager)
         self._watch(manager, now)
+        what = f"block {manager.block}, {manager.workers} workers"
         self._actions += [
-            Log("INFO", f"manager {manager.id} on {manager.host} joined: block {manager.block}, {manager.workers} workers"),
+            Log("INFO", f"manager {manager.id} on {manager.host} joined: {what}"),
             Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers)),
         ]
 
@@ -418,12 +419,13 @@ class InterchangeReactor:
         queue = self.state.queue
         while queue.waiting:
             offered = len(selector)
+            if aside.members:
+                longest = aside.longest()
+                if longest is not None and longest.ends_at - now >= queue.shortest():
+                    self._offer(longest)
+                    offered += 1
             if not offered:
-                longest = aside.longest() if aside.members else None
-                if longest is None or longest.ends_at - now < queue.shortest():
-                    return
-                self._offer(longest)
-                offered = 1
+                return
             manager = self.state.managers[selector.pick().id]
             room = (manager.workers if idle else manager.capacity) - len(manager.tasks)
             limit = math.inf

@@ -37,7 +37,8 @@ def explain(state: InterchangeState, subject: str, now: float) -> tuple[Explanat
         )
         return explanation, manager
     if task not in state.queue:
-        return Explanation(task, "unknown", waits_for="it is neither queued nor running: its outcome is on its way"), None
+        nothing = "it is neither queued nor running: its outcome is on its way"
+        return Explanation(task, "unknown", waits_for=nothing), None
     ahead = state.queue.ahead(task)
     return Explanation(task, "at the interchange", waits_for=_obstacle(state, task, now), ahead=ahead), None
 
@@ -53,9 +54,8 @@ def _obstacle(state: InterchangeState, task: int, now: float) -> str:
     walltime = state.queue.waiting[task].walltime
     longest = max(manager.ends_at - now for manager in takers)
     if walltime and longest != math.inf and longest < walltime:
-        return (
-            f"a manager with {walltime:g} s left for its walltime: the most that any has left is {max(0, longest):.0f} s"
-        )
+        most = f"the most that any has left is {max(0, longest):.0f} s"
+        return f"a manager with {walltime:g} s left for its walltime: {most}"
     if not any(manager.workers for manager in takers):
         return "workers: the managers that are there have none ready yet"
     return "a free worker"

@@ -45,15 +45,18 @@ class ExceptionContext(msgspec.Struct, array_like=True, frozen=True):
     host: str = ""
     manager: str = ""
     worker: int = -1
+    log: str = ""
+    """the path, on that host, of the file that has what the task printed"""
 
     def note(self) -> str:
-        """``"task 'f' (17) on host nid001, manager ab12, worker 3"``, without what is not known."""
+        """``"task 'f' (17) on host nid001, manager ab12, worker 3, log /path/worker-3.log"``, without what is not known."""
         name = f" {self.task!r}" if self.task else ""
         number = f" ({self.task_id})" if self.task_id >= 0 else ""
         places = [
             f"host {self.host}" if self.host else "",
             f"manager {self.manager}" if self.manager else "",
             f"worker {self.worker}" if self.worker >= 0 else "",
+            f"log {self.log}" if self.log else "",
         ]
         where = ", ".join(place for place in places if place)
         return f"task{name}{number}" + (f" on {where}" if where else "")

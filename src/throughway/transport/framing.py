@@ -48,7 +48,9 @@ def _frame_buffer(length: int) -> bytearray | memoryview:
     try:
         return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     except (OSError, OverflowError, ValueError) as error:
-        raise ProtocolError(f"a frame of {length} bytes was announced, and there is no memory for it") from error
+        raise ProtocolError(
+            f"a frame of {length} bytes was announced, and there is no memory for it"
+        ) from error
 
 
 class Unframer:

@@ -240,7 +240,9 @@ class UnixWire:
             stream.queue.append(rest)
             stream.queued += rest.nbytes
         if stream.queued > self.max_backlog_bytes:
-            self.drop(stream, f"it does not read: {stream.queued} bytes wait (limit: {self.max_backlog_bytes})")
+            self.drop(
+                stream, f"it does not read: {stream.queued} bytes wait (limit: {self.max_backlog_bytes})"
+            )
             return False
         self.watch(stream)
         return True
@@ -332,7 +334,6 @@ class UnixWire:
                 self.turned_away += 1
                 continue
             self.add(sock, f"user {user}")
-
 
     def _turn_away(self) -> bool:
         """Out of descriptors: accept one connection on the descriptor kept for this, and hang up. Left in the kernel's

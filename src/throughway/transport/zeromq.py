@@ -16,6 +16,10 @@ How an end learns that the other is gone:
   connection that broke while its input was stopped.
 
 A ROUTER does not know a peer before its first message, so that message opens it.
+
+What libzmq leaves open: it bounds a frame, not the number of frames of a message that never ends, so whoever may
+connect can fill the listener's memory; without keys that is everybody on the network. Of a connection whose encrypted
+bytes were changed on the way it reads nothing more, but keeps its descriptor until the listener closes.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Zygote:
         _reseed()
         channel = WorkerChannel(order.worker, *descriptors)
         os.register_at_fork(after_in_child=channel.abandon)
-        context = ExceptionContext(host=order.host, manager=order.manager, worker=order.slot)
+        context = ExceptionContext(host=order.host, manager=order.manager, worker=order.slot, log=order.log)
         try:
             return Worker(channel, self._config, context).run()
         except OSError:
