@@ -24,6 +24,11 @@ from throughway.protocol.version import python_version
 KEPT_RUNS = 20
 """Run folders of ended runs that are kept, the newest."""
 
+SOCKET_NAME = "interchange.sock"
+
+MAX_SOCKET_PATH_BYTES = 107
+"""What Linux takes as the path of a Unix socket."""
+
 
 class RunRecord(msgspec.Struct):
     """What ``run.json`` says; ``started`` is in seconds since the epoch."""
@@ -83,8 +88,12 @@ class RunFolder:
             raise ConfigurationError(
                 f"run_dir={os.fspath(parent)!r}: cannot make {self.path}: {error.strerror}: give a run_dir that is writable"
             ) from error
-        self.runtime = _runtime_folder(run)
-        self.socket = str(self.runtime / "interchange.sock")
+        try:
+            self.runtime = _runtime_folder(run)
+        except BaseException:
+            self.path.rmdir()
+            raise
+        self.socket = str(self.runtime / SOCKET_NAME)
         self._record = RunRecord(
             run=str(run),
             label=label,
@@ -114,12 +123,18 @@ class RunFolder:
 
 def _runtime_folder(run: RunId) -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.access(base, os.W_OK):
-        parent = Path(base) / "throughway"
-    else:
-        parent = Path(tempfile.gettempdir()) / f"throughway-{os.getuid()}"
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = parent.lstat()
+    candidates = [Path(base) / "throughway"] if base and os.access(base, os.W_OK) else []
+    candidates += [Path(folder) / f"throughway-{os.getuid()}" for folder in (tempfile.gettempdir(), "/tmp")]  # noqa: S108
+    # Unix sockets have short paths, where batch systems like to give long folders.
+    fitting = (folder for folder in candidates if len(os.fsencode(folder / str(run) / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES)
+    parent = next(fitting, candidates[0])
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = parent.lstat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the runtime folder {parent}: {error.strerror}: set XDG_RUNTIME_DIR or TMPDIR to a folder of this user"
+        ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ConfigurationError(
             f"the runtime folder {parent} must belong to this user alone (mode 0700): remove it, or set XDG_RUNTIME_DIR"

@@ -14,7 +14,10 @@ from throughway.errors import ProtocolError, TransportError
 from throughway.transport.interface import MAX_FRAMES, MAX_MESSAGE_BYTES, Buffer
 
 _one = struct.Struct("<IQ")
+_two = struct.Struct("<IQQ")
 _count = struct.Struct("<I")
+_ONE_BYTES = _one.size
+_TWO_BYTES = _two.size
 
 DIRECT_BYTES = 1 << 17
 """A frame with at least this much still to come is read straight into its own buffer."""
@@ -32,6 +35,8 @@ def preamble(frames: Sequence[Buffer]) -> bytes:
     """
     if len(frames) == 1:
         return _one.pack(1, frame_bytes(frames[0]))
+    if len(frames) == 2:
+        return _two.pack(2, frame_bytes(frames[0]), frame_bytes(frames[1]))
     if not 0 < len(frames) <= MAX_FRAMES:
         raise TransportError(f"a message has 1 to {MAX_FRAMES} frames, not {len(frames)}")
     return struct.pack(f"<I{len(frames)}Q", len(frames), *[frame_bytes(frame) for frame in frames])
@@ -92,6 +97,19 @@ class Unframer:
             data = bytes(self._rest) + data
         view = memoryview(data)
         end = len(data)
+        if end >= _ONE_BYTES and not self._lengths:
+            # The shortest way for a lone message of one frame, or of a header and a body.
+            count, length = _one.unpack_from(data)
+            if length <= end <= self._max_message_bytes:
+                if count == 1 and _ONE_BYTES + length == end:
+                    self._rest = b""
+                    return [[view[_ONE_BYTES:]]]
+                if count == 2 and end >= _TWO_BYTES:
+                    _, _, second = _two.unpack_from(data)
+                    middle = _TWO_BYTES + length
+                    if middle + second == end:
+                        self._rest = b""
+                        return [[view[_TWO_BYTES:middle], view[middle:]]]
         at = 0
         messages: list[list[Buffer]] = []
         while True:

@@ -15,6 +15,7 @@ from throughway.transport.interface import MAX_FRAMES, Buffer
 
 HEAD = struct.Struct("<QQfIB")
 READ_BYTES = 1 << 18
+_buffer = memoryview(bytearray(READ_BYTES))
 _DIRECT_BYTES = 1 << 17
 
 MAX_RECORD_BYTES = 1 << 40
@@ -69,7 +70,8 @@ class RecordReader:
                         records.append(self._large.record())
                         self._large = None
                     continue
-                data = os.read(self._descriptor, READ_BYTES)
+                # Into a buffer that is there: to make one of this size for each read costs more than a small record does.
+                data = bytes(_buffer[: os.readv(self._descriptor, [_buffer])])
             except (BlockingIOError, InterruptedError):
                 return records
             if not data:

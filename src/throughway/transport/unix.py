@@ -71,9 +71,10 @@ class _Stream:
                     count = self.sock.recv_into(unframer.direct)
                     messages = unframer.fed(count) if count else []
                 else:
-                    data = self.sock.recv(READ_BYTES)
-                    count = len(data)
-                    messages = unframer.feed(data) if count else []
+                    # Read into a buffer that is there, and copy what came: to make one of this size for each read
+                    # costs more than a small message does.
+                    count = self.sock.recv_into(wire.buffer)
+                    messages = unframer.feed(bytes(wire.buffer[:count])) if count else []
                 if not count:
                     wire.drop(self, "cut off in the middle of a message" if unframer.partial else "closed")
                     return False
@@ -136,6 +137,7 @@ class UnixWire:
         """held while the wire writes by itself; whoever calls `send` from another thread holds it, too"""
         self.streams: dict[int, _Stream] = {}
         self.arrived: list[Event] = []
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self.turned_away = 0
         """connections refused: of another user, or for want of descriptors"""
         self._listening: socket.socket | None = None

@@ -45,6 +45,7 @@ class WorkerChannel:
         self._ring_bytes = number.to_bytes(4, "little")
         self._unframer = Unframer()
         self._messages: list[list[Buffer]] = []
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self.abandoned = False
         os.set_blocking(results, False)
         os.set_blocking(claims, False)
@@ -59,7 +60,7 @@ class WorkerChannel:
                     return None
                 self._messages = self._unframer.fed(count)
             else:
-                data = os.read(self._tasks, _READ_BYTES)
+                data = bytes(self._buffer[: os.readv(self._tasks, [self._buffer])])
                 if not data:
                     return None
                 self._messages = self._unframer.feed(data)
