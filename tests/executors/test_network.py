@@ -389,29 +389,34 @@ def malformed(executor: HighThroughputExecutor) -> int:
 @pytest.mark.parametrize(
     ("message", "frames"),
     [
-        (m.Results("impostor", 1, [1, 2, 3], b"\0", [0]), [b"\x90"]),
-        (m.Results("impostor", 1, [1], b"\0", [0]), []),
-        (m.Results("impostor", 1, [1], b"\0", [0]), [b"no body"]),
-        (m.Results("impostor", 1, [1 << 62], b"\0", [0], {0: 5}), [codec.encode([b"x"])]),
-        (m.Results("impostor", -5, [], b"", []), [codec.encode([])]),
-        (m.Started("impostor", [99], []), []),
-        (m.Verdicts([99], [100]), []),
-        (m.Returned("impostor", [99], 10), []),
-        (m.Broken("impostor", "it says so", b"no record"), []),
+        pytest.param(m.Results("impostor", 1, [1, 2, 3], b"\0", [0]), [b"\x90"], id="lengths"),
+        pytest.param(m.Results("impostor", 1, [1], b"\0", [0]), [], id="no body"),
+        pytest.param(m.Results("impostor", 1, [1], b"\0", [0]), [b"no body"], id="bad body"),
+        pytest.param(m.Results("impostor", 1, [1 << 62], b"\0", [0], {0: 5}), [codec.encode([b"x"])], id="unknown task"),
+        pytest.param(m.Results("impostor", -5, [], b"", []), [codec.encode([])], id="negative capacity"),
+        pytest.param(m.Started("impostor", [99], []), [], id="started"),
+        pytest.param(m.Verdicts([99], [100]), [], id="verdicts"),
+        pytest.param(m.Returned("impostor", [99], 10), [], id="returned"),
     ],
-    ids=["lengths differ", "no body", "bad body", "unknown task", "negative capacity", "started", "verdicts", "returned", "broken"],
 )
-def test_a_manager_that_talks_nonsense_harms_nobody_else(joined: Joined, message: m.Message, frames: list[bytes]) -> None:
-    """Where it is held to be broken, its word ends no more than it must."""
+def test_a_manager_that_talks_nonsense_harms_nobody(joined: Joined, message: m.Message, frames: list[bytes]) -> None:
     executor, fake = joined
     fake.say(hello())
     fake.until(lambda: bool(fake.side.messages()))
     executor.hold_manager("impostor")
     fake.say(message, *frames)
     fake.say(m.Leaving("impostor", "enough"))
-    wait_until(lambda: "impostor" not in [view.manager for view in executor.connected_managers()], 20, "it to be gone")
-    if isinstance(message, m.Broken):
-        with pytest.raises(throughway.InitializerFailed):
-            executor.submit(tasks.add, 2)
-    else:
-        assert executor.submit(tasks.add, 2).result(timeout=20) == 2
+    fake.until(lambda: bool(fake.side.closed))
+    assert executor.submit(tasks.add, 2).result(timeout=20) == 2
+    assert "impostor" not in [view.manager for view in executor.connected_managers()]
+
+
+def test_a_broken_initializer_whose_exception_cannot_be_read(joined: Joined) -> None:
+    executor, fake = joined
+    fake.say(hello())
+    fake.until(lambda: bool(fake.side.messages()))
+    future = executor.submit(tasks.hold, "/no/such/gate")
+    fake.say(m.Broken("impostor", "it says so", b"no record"))
+    error = future.exception(timeout=20)
+    assert isinstance(error, throughway.InitializerFailed)
+    assert isinstance(error.__cause__, throughway.DeserializationError)

@@ -173,6 +173,36 @@ def test_a_result_that_cannot_be_unpickled_fails_its_future_alone(bench: Bench) 
     assert bench.futures[2].value == 5
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "frames"),
+    [
+        (b"\0", [codec.encode([b"N.", b"N."])]),
+        (b"\0\0", [codec.encode([b"N."])]),
+        (b"\0\0", [b"\xc1"]),
+        (b"\0\0", []),
+        (b"\0\0", [codec.encode([b"N.", b"N."]), b"a frame that nobody announced"]),
+    ],
+)
+def test_results_that_make_no_sense_end_their_tasks_and_no_others(
+    bench: Bench, outcomes: bytes, frames: list[bytes]
+) -> None:
+    bench.add(1, 2, 3)
+    bench.submission()
+    bench.say(m.Results("m1", 4, [1, 2], outcomes, [0, 0]), frames)
+    assert all(isinstance(bench.futures[number].error, throughway.ManagerLost) for number in (1, 2))
+    assert not bench.futures[3].done()
+    assert [action.level for action in bench.reactor.actions() if isinstance(action, Log)] == ["ERROR"]
+    bench.results({3: "fine"})
+    assert bench.futures[3].value == "fine"
+
+
+def test_a_loss_that_nobody_can_read_is_a_loss(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    bench.ended(1, m.Outcome.WORKER_LOST, b"\xc1")
+    assert isinstance(bench.futures[1].error, throughway.WorkerLost)
+
+
 def test_late_results_are_counted_and_dropped(bench: Bench) -> None:
     bench.add(1)
     bench.submission()

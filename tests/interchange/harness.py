@@ -8,6 +8,7 @@ something was done that no test asked about. Whatever becomes of managers and ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -271,6 +272,8 @@ class Bench:
     def look(self, tasks: TaskEvents, managers: ManagerEvents) -> None:
         """Check the state, and what became of tasks and managers to which these events happened."""
         self.state.sanity_check()
+        limited = sum(manager.ends_at != math.inf for manager in self.state.managers.values())
+        assert self.reactor._limited == limited, "it knows whether anybody's time is limited"
         for action in self.reactor._actions or self.trace:
             match action:
                 case Send(message=m.ManagerLeft(manager=name, lost=lost)):

@@ -92,6 +92,16 @@ def test_a_removed_task_that_would_not_fit_stands_in_nobody_s_way():
     assert ids(queue.take(9, limit=102.0)) == [21]
 
 
+def test_in_a_shared_class_each_task_is_judged_by_itself():
+    queue = queue_of(
+        *[task(n, 0, 1000.0 + n) for n in range(16)],
+        *[task(20 + n, 0, walltime) for n, walltime in enumerate([101.0, 101.5, 103.0, 101.0])],
+    )
+    # The third does not fit, and stands in the way of the fourth: the price of sharing.
+    assert ids(queue.take(9, limit=102.0)) == [20, 21]
+    assert ids(queue.take(2, limit=103.0)) == [22, 23]
+
+
 def test_removed_tasks_are_never_taken():
     queue = queue_of(task(1), task(2, 1), task(3), task(4, 0, 5.0))
     removed = queue.remove(3)

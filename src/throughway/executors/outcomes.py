@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from throughway import errors
 from throughway.protocol import codec
 from throughway.protocol.messages import Loss, Outcome
@@ -21,12 +19,16 @@ RETRIED = frozenset((Outcome.WORKER_LOST, Outcome.MANAGER_LOST))
 """Outcomes after which a task with retries left is run again."""
 
 
-def exception_of(outcome: int, payload: Buffer, frames: Sequence[Buffer], name: str, task: int) -> BaseException:
+def exception_of(outcome: int, payload: Buffer, name: str, task: int) -> BaseException:
     """The exception for any outcome but a value; ``name`` is the function's."""
     kind = _KINDS.get(outcome)
     if kind is None:
         return unpack_exception(bytes(payload))
-    return loss_of(kind, codec.decode_loss(payload), name, task)
+    try:
+        loss = codec.decode_loss(payload)
+    except errors.ProtocolError as error:
+        loss = Loss(reason=f"nobody knows how: {error}")
+    return loss_of(kind, loss, name, task)
 
 
 def loss_of(kind: type[errors.TaskLost], loss: Loss, name: str, task: int) -> errors.TaskLost:

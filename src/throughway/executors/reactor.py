@@ -57,6 +57,23 @@ class Observer(Protocol):
     def manager_refused(self, block: str, reason: str) -> None: ...
 
 
+def _payloads(message: m.Results, frames: Sequence[Buffer]) -> list[bytes]:
+    """The payloads of a result message, one for each task.
+
+    Raises:
+        ProtocolError: the parts of the message do not fit together.
+    """
+    if not frames:
+        raise errors.ProtocolError("there is no body")
+    payloads = codec.decode_result_body(frames[0])
+    if not len(message.tasks) == len(message.outcomes) == len(payloads):
+        counts = f"{len(message.tasks)} tasks, {len(message.outcomes)} outcomes and {len(payloads)} payloads"
+        raise errors.ProtocolError(f"there are {counts}")
+    if sum(message.frames.values()) != len(frames) - 1:
+        raise errors.ProtocolError(f"{sum(message.frames.values())} frames are announced, {len(frames) - 1} are there")
+    return payloads
+
+
 class ExecutorReactor:
     """All outstanding tasks of one executor.
 
@@ -199,7 +216,11 @@ class ExecutorReactor:
             self._actions.append(Notify(getattr(self.observer, event), arguments))
 
     def _results(self, message: m.Results, frames: Sequence[Buffer]) -> None:
-        payloads = codec.decode_result_body(frames[0])
+        try:
+            payloads = _payloads(message, frames)
+        except errors.ProtocolError as error:
+            self._contradicted(message, error)
+            return
         futures = self.futures
         at = 1
         large: Sequence[Buffer] = ()
@@ -228,9 +249,20 @@ class ExecutorReactor:
                 continue
             else:
                 name = future._entry.function.name
-                future._set_error(exception_of(outcome, payload, large, name, task))
+                future._set_error(exception_of(outcome, payload, name, task))
             if verdicts and task in verdicts:
                 self._tell_verdict(task, False)
+
+    def _contradicted(self, message: m.Results, error: errors.ProtocolError) -> None:
+        """A manager sent results that make no sense: the tasks that it names are settled there, so they end here."""
+        self._actions.append(Log("ERROR", f"manager {message.manager} sent results that make no sense: {error}"))
+        for task in message.tasks:
+            future = self.futures.get(task)
+            if future is not None:
+                loss = m.Loss(manager=message.manager, reason=f"it sent results that make no sense: {error}")
+                lost = loss_of(errors.ManagerLost, loss, future._entry.function.name, task)
+                lost.__cause__ = error
+                self.give_up([task], lost)
 
     def _retry(self, future: Outstanding) -> bool:
         if future._retries <= 0:

@@ -119,7 +119,7 @@ class WorkerProcess:
         poller = select.poll()
         poller.register(self.results, select.POLLIN)
         deadline = time.monotonic() + seconds
-        while not self.reader.ended and (left := deadline - time.monotonic()) > 0:
+        while not (self.reader.ended or self.reader.fault) and (left := deadline - time.monotonic()) > 0:
             poller.poll(left * 1000)
             records += self.reader.read()
         return records
