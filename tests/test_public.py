@@ -58,7 +58,12 @@ def test_importing_everything() -> None:
     code = "from throughway import *\nprint(HighThroughputExecutor.__name__, WorkerLost.__name__)"
     path = str(Path(throughway.__file__).resolve().parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30, env={"PYTHONPATH": path}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        env={"PYTHONPATH": path},
     )
     assert done.stdout.split() == ["HighThroughputExecutor", "WorkerLost"]
 
@@ -66,14 +71,20 @@ def test_importing_everything() -> None:
 def test_every_error_that_users_see_is_public() -> None:
     """`errors` is where they live; those that only name a daemon's own trouble need not be at the top."""
     inner = {"TransportError", "ProtocolError", "CommandTimeout"}
-    there = {name for name, kind in vars(throughway.errors).items() if inspect.isclass(kind) and kind.__module__ == "throughway.errors"}
+    there = {
+        name
+        for name, kind in vars(throughway.errors).items()
+        if inspect.isclass(kind) and kind.__module__ == "throughway.errors"
+    }
     assert there - inner == there & set(throughway.__all__)
     assert all(issubclass(getattr(throughway.errors, name), throughway.ThroughwayError) for name in there)
 
 
 def public() -> Iterator[tuple[str, Any]]:
     for module in (throughway, throughway.errors, throughway.providers, throughway.launchers):
-        names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+        names = getattr(module, "__all__", None) or [
+            name for name in vars(module) if not name.startswith("_")
+        ]
         for name in names:
             value = getattr(module, name)
             if inspect.isclass(value) and value.__module__.startswith("throughway"):
@@ -85,7 +96,9 @@ def members() -> Iterator[tuple[str, Any]]:
     for path, value in public():
         yield path, value
         for name, member in vars(value).items():
-            if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | classmethod)):
+            if not name.startswith("_") and (
+                inspect.isfunction(member) or isinstance(member, property | classmethod)
+            ):
                 yield f"{path}.{name}", getattr(value, name) if not isinstance(member, property) else member
 
 

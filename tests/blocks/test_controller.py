@@ -158,7 +158,9 @@ def test_a_block_whose_managers_are_lost_and_whose_job_goes_on_is_killed_and_rep
     assert rig.provider.cancels == [(["j0"], True)]
     rig.run(60)
     assert rig.states() == [CANCELLED, RUNNING]
-    assert rig.block("0").message.startswith("silent for 120 s; its job did not end by itself and was cancelled")
+    assert rig.block("0").message.startswith(
+        "silent for 120 s; its job did not end by itself and was cancelled"
+    )
     assert len(rig.provider.cancels) == 1
     assert rig.errors == []
 

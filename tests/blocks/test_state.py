@@ -300,7 +300,8 @@ class Weeks(RuleBasedStateMachine):
         self.ledger.sanity_check()
         assert len(self.ledger.live) <= POLICY.max_blocks
         settled = all(
-            block.gone_at is None and (block.managers or not block.lost or block.condemned or block.job_id is None)
+            block.gone_at is None
+            and (block.managers or not block.lost or block.condemned or block.job_id is None)
             for block in self.ledger.live.values()
         )
         if not self.ledger.failures and settled:

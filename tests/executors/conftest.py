@@ -17,7 +17,9 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HighThroughpu
         # Up and running before the first test begins: what starts later counts as a leak of that test.
         pids: set[int] = set()
         while len(pids) < 2:
-            pids = {future.result(timeout=30) for future in [shared.submit(tasks.worker_pid) for _ in range(1000)]}
+            pids = {
+                future.result(timeout=30) for future in [shared.submit(tasks.worker_pid) for _ in range(1000)]
+            }
         yield shared
 
 

@@ -30,7 +30,9 @@ def test_cancelled_tasks_never_run_wherever_they_are(runs: Path, tmp_path: Path)
         blockers = [executor.submit(tasks.hold, str(gate)) for _ in range(2)]
         futures = [executor.submit(tasks.count_run, str(marks), index) for index in range(40)]
         wait_until(lambda: all(future.running() for future in blockers), 10, "both workers to be busy")
-        wait_until(lambda: executor.explain(futures[0]).state == "at a manager", 10, "a task to be prefetched")
+        wait_until(
+            lambda: executor.explain(futures[0]).state == "at a manager", 10, "a task to be prefetched"
+        )
         assert executor.explain(futures[39]).state == "at the interchange"
         cancelled = [index for index in range(0, 40, 2) if futures[index].cancel()]
         assert cancelled == list(range(0, 40, 2))

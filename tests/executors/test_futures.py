@@ -60,7 +60,9 @@ def test_wait_and_as_completed(executor: HighThroughputExecutor, tmp_path: Path)
     assert wait(many).not_done == set()
 
 
-def test_callbacks(executor: HighThroughputExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_callbacks(
+    executor: HighThroughputExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = tmp_path / "gate"
     future = executor.submit(tasks.hold, str(gate))
     calls: list[str] = []
@@ -82,7 +84,9 @@ def test_asyncio(executor: HighThroughputExecutor, tmp_path: Path) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert await asyncio.wrap_future(executor.submit(tasks.add, 1, 2)) == 3
-        results = await asyncio.gather(*[loop.run_in_executor(executor, tasks.add, index) for index in range(500)])
+        results = await asyncio.gather(
+            *[loop.run_in_executor(executor, tasks.add, index) for index in range(500)]
+        )
         assert results == list(range(500))
         gate = tmp_path / "gate"
         blockers = [asyncio.wrap_future(executor.submit(tasks.hold, str(gate))) for _ in range(2)]

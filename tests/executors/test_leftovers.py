@@ -124,7 +124,9 @@ def check_gone(told: dict[str, Any]) -> None:
         pytest.param(WITHOUT, signal.SIGQUIT, -signal.SIGQUIT, id="SIGQUIT"),
     ],
 )
-def test_a_signal_to_the_script(runs: Path, tmp_path: Path, code: str, number: signal.Signals, status: int) -> None:
+def test_a_signal_to_the_script(
+    runs: Path, tmp_path: Path, code: str, number: signal.Signals, status: int
+) -> None:
     with Script(["-c", BUSY + code, runs, tmp_path]) as script:
         told = script.told()
         script.signal(number)
@@ -165,7 +167,9 @@ def test_all_at_once_with_the_interchange(runs: Path, tmp_path: Path) -> None:
         told = script.told()
         title = Path("/proc")
         interchange = next(
-            pid for pid in told["pids"] if b"throughway: interchange" in (title / str(pid) / "cmdline").read_bytes()
+            pid
+            for pid in told["pids"]
+            if b"throughway: interchange" in (title / str(pid) / "cmdline").read_bytes()
         )
         os.kill(interchange, signal.SIGSTOP)
         script.signal(signal.SIGKILL)
@@ -179,7 +183,9 @@ def test_all_at_once_with_the_interchange(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "raise ValueError('own')"])
-def test_the_end_of_the_interpreter_waits_for_what_was_submitted(runs: Path, tmp_path: Path, ending: str) -> None:
+def test_the_end_of_the_interpreter_waits_for_what_was_submitted(
+    runs: Path, tmp_path: Path, ending: str
+) -> None:
     code = f"""
 import sys
 from tests.executors import tasks
@@ -201,7 +207,9 @@ print(executor._run.folder.runtime, executor._run.shell.interchange_pid, flush=T
 
 
 def test_the_end_of_the_interpreter_after_os_exit(runs: Path, tmp_path: Path) -> None:
-    with Script(["-c", BUSY + "executor = make(runs)\nbusy(executor, folder)\nos._exit(5)", runs, tmp_path]) as script:
+    with Script(
+        ["-c", BUSY + "executor = make(runs)\nbusy(executor, folder)\nos._exit(5)", runs, tmp_path]
+    ) as script:
         told = script.told()
         assert script.ended()[0] == 5
     check_gone(told)

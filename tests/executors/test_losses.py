@@ -138,7 +138,8 @@ def test_a_long_task_holds_up_no_other(executor: HighThroughputExecutor, tmp_pat
     gate = str(tmp_path / "gate")
     warm = [executor.submit(tasks.add, index) for index in range(5000)]
     mixed = [
-        executor.submit(tasks.hold, gate) if index == 50 else executor.submit(tasks.add, index) for index in range(1000)
+        executor.submit(tasks.hold, gate) if index == 50 else executor.submit(tasks.add, index)
+        for index in range(1000)
     ]
     rest = [future.result(timeout=10) for index, future in enumerate(mixed) if index != 50]
     assert len(rest) == 999
@@ -192,7 +193,9 @@ def test_a_dead_zygote_is_replaced(executor: HighThroughputExecutor) -> None:
     (manager,) = executor.connected_managers()
     (zygote,) = children(manager.pid)
     os.kill(zygote, signal.SIGKILL)
-    wait_until(lambda: bool(children(manager.pid)) and children(manager.pid) != [zygote], 10, "another zygote")
+    wait_until(
+        lambda: bool(children(manager.pid)) and children(manager.pid) != [zygote], 10, "another zygote"
+    )
     assert [executor.submit(tasks.add, index).result(timeout=10) for index in range(20)] == list(range(20))
 
 
@@ -202,7 +205,9 @@ def test_an_initializer_runs_first(runs: Path) -> None:
 
     parameters = {"initializer": prepare, "initargs": ("yes",)}
     with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, **parameters) as executor:  # type: ignore[arg-type]
-        assert {executor.submit(tasks.environment, "PREPARED").result(timeout=10) for _ in range(20)} == {"yes"}
+        assert {executor.submit(tasks.environment, "PREPARED").result(timeout=10) for _ in range(20)} == {
+            "yes"
+        }
 
 
 def test_an_initializer_that_raises_fails_every_future(runs: Path) -> None:

@@ -21,7 +21,9 @@ def test_plain(executor: HighThroughputExecutor) -> None:
 
 @pytest.mark.parametrize("chunksize", [1, 2, 7, 1000, 5000])
 def test_chunks(executor: HighThroughputExecutor, chunksize: int) -> None:
-    assert list(executor.map(lambda value: value * 2, range(1000), chunksize=chunksize)) == list(range(0, 2000, 2))
+    assert list(executor.map(lambda value: value * 2, range(1000), chunksize=chunksize)) == list(
+        range(0, 2000, 2)
+    )
 
 
 def test_an_infinite_iterable_with_a_buffer(executor: HighThroughputExecutor) -> None:

@@ -190,7 +190,9 @@ def import_it() -> None:
 
 
 def test_a_result_whose_module_is_missing_here(runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "only_there.py").write_text("class Thing:\n    pass\n\n\nclass Trouble(Exception):\n    pass\n")
+    (tmp_path / "only_there.py").write_text(
+        "class Thing:\n    pass\n\n\nclass Trouble(Exception):\n    pass\n"
+    )
 
     def make(folder: str, name: str) -> object:
         import importlib
@@ -262,5 +264,13 @@ from throughway import HighThroughputExecutor
 with HighThroughputExecutor(max_workers_per_node=1) as executor:
     print(executor.submit(abs, -3).result())
 """
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=project, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     assert done.stdout.strip() == "3"

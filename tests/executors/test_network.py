@@ -83,7 +83,11 @@ def listening(pids: list[int]) -> list[tuple[str, str]]:
 
 
 def processes(executor: HighThroughputExecutor) -> list[int]:
-    return [os.getpid(), run_of(executor).shell.interchange_pid, *(view.pid for view in executor.connected_managers())]
+    return [
+        os.getpid(),
+        run_of(executor).shell.interchange_pid,
+        *(view.pid for view in executor.connected_managers()),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- everyday
@@ -95,9 +99,9 @@ def test_tasks_of_all_sizes(executor: HighThroughputExecutor) -> None:
     doubled = executor.submit(operator.mul, array, 2).result(timeout=30)
     assert (doubled == array * 2).all()
     blocks = [os.urandom(200_000) for _ in range(20)]
-    assert [future.result(timeout=30) for future in [executor.submit(bytes.upper, block) for block in blocks]] == [
-        block.upper() for block in blocks
-    ]
+    assert [
+        future.result(timeout=30) for future in [executor.submit(bytes.upper, block) for block in blocks]
+    ] == [block.upper() for block in blocks]
 
 
 def test_errors_and_losses(executor: HighThroughputExecutor) -> None:
@@ -114,7 +118,9 @@ def test_cancelling(executor: HighThroughputExecutor, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     marks = tmp_path / "marks"
     marks.mkdir()
-    blockers = [executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)]
+    blockers = [
+        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
+    ]
     wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both workers to be busy")
     waiting = [executor.submit(tasks.count_run, str(marks), number) for number in range(20)]
     assert [future.cancel() for future in waiting] == [True] * 20
@@ -129,7 +135,9 @@ def test_cancelling(executor: HighThroughputExecutor, tmp_path: Path) -> None:
 
 def test_a_killed_manager_is_noticed_at_once(executor: HighThroughputExecutor, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    futures = [executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)]
+    futures = [
+        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
+    ]
     wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
     victim, _ = executor.connected_managers()
     before = time.monotonic()
@@ -193,10 +201,16 @@ def busy(encrypted: HighThroughputExecutor) -> Iterator[Callable[[], None]]:
     assert [view.manager for view in encrypted.connected_managers()] == [manager.manager]
 
 
-def test_clients_without_a_key_are_not_heard(encrypted: HighThroughputExecutor, busy: Callable[[], None]) -> None:
+def test_clients_without_a_key_are_not_heard(
+    encrypted: HighThroughputExecutor, busy: Callable[[], None]
+) -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as client:
         client.linger = 0
-        monitor = client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED)
+        monitor = client.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_DISCONNECTED
+        )
         client.connect(f"tcp://127.0.0.1:{port_of(encrypted)}")
         client.send_multipart([codec.encode(hello())])
         busy()
@@ -207,7 +221,9 @@ def test_clients_without_a_key_are_not_heard(encrypted: HighThroughputExecutor, 
 
 
 @pytest.mark.parametrize("whose", ["listener", "own"])
-def test_clients_with_a_wrong_key_are_not_heard(encrypted: HighThroughputExecutor, busy: Callable[[], None], whose: str) -> None:
+def test_clients_with_a_wrong_key_are_not_heard(
+    encrypted: HighThroughputExecutor, busy: Callable[[], None], whose: str
+) -> None:
     keys = load_manager_keys(run_of(encrypted).folder.path / "certificates")
     stranger = CurveKeys.generate()
     wire = ZmqConnector(
@@ -240,7 +256,9 @@ def test_clients_with_a_wrong_key_are_not_heard(encrypted: HighThroughputExecuto
     ],
     ids=["nothing", "zeros", "http", "oversized handshake", "oversized frame", "noise"],
 )
-def test_garbage_on_the_port(encrypted: HighThroughputExecutor, busy: Callable[[], None], data: bytes) -> None:
+def test_garbage_on_the_port(
+    encrypted: HighThroughputExecutor, busy: Callable[[], None], data: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", port_of(encrypted)), timeout=10) as stranger:
         busy()
         with_reset(lambda: stranger.sendall(data))
@@ -316,7 +334,9 @@ class FakeManager:
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def joined(request: pytest.FixtureRequest, runs: Path) -> Iterator[tuple[HighThroughputExecutor, FakeManager]]:
+def joined(
+    request: pytest.FixtureRequest, runs: Path
+) -> Iterator[tuple[HighThroughputExecutor, FakeManager]]:
     address = None if request.param == "unix" else "127.0.0.1"
     with HighThroughputExecutor(address=address, max_workers_per_node=1, run_dir=runs) as executor:
         assert executor.submit(tasks.add, 1).result(timeout=30) == 1
@@ -392,14 +412,18 @@ def malformed(executor: HighThroughputExecutor) -> int:
         pytest.param(m.Results("impostor", 1, [1, 2, 3], b"\0", [0]), [b"\x90"], id="lengths"),
         pytest.param(m.Results("impostor", 1, [1], b"\0", [0]), [], id="no body"),
         pytest.param(m.Results("impostor", 1, [1], b"\0", [0]), [b"no body"], id="bad body"),
-        pytest.param(m.Results("impostor", 1, [1 << 62], b"\0", [0], {0: 5}), [codec.encode([b"x"])], id="unknown task"),
+        pytest.param(
+            m.Results("impostor", 1, [1 << 62], b"\0", [0], {0: 5}), [codec.encode([b"x"])], id="unknown task"
+        ),
         pytest.param(m.Results("impostor", -5, [], b"", []), [codec.encode([])], id="negative capacity"),
         pytest.param(m.Started("impostor", [99], []), [], id="started"),
         pytest.param(m.Verdicts([99], [100]), [], id="verdicts"),
         pytest.param(m.Returned("impostor", [99], 10), [], id="returned"),
     ],
 )
-def test_a_manager_that_talks_nonsense_harms_nobody(joined: Joined, message: m.Message, frames: list[bytes]) -> None:
+def test_a_manager_that_talks_nonsense_harms_nobody(
+    joined: Joined, message: m.Message, frames: list[bytes]
+) -> None:
     executor, fake = joined
     fake.say(hello())
     fake.until(lambda: bool(fake.side.messages()))

@@ -60,7 +60,9 @@ def test_a_helper_that_is_redefined(notebook: Notebook) -> None:
 
 
 def test_a_global_between_two_submits(notebook: Notebook) -> None:
-    notebook.cell("scale = 2\nsettings = {'shift': 1}\ndef step(value):\n    return value * scale + settings['shift']")
+    notebook.cell(
+        "scale = 2\nsettings = {'shift': 1}\ndef step(value):\n    return value * scale + settings['shift']"
+    )
     notebook.cell("first = executor.submit(step, 10)")
     notebook.cell("scale = 3")
     notebook.cell("second = executor.submit(step, 10)")
@@ -91,7 +93,9 @@ def test_a_recursive_function(notebook: Notebook) -> None:
 
 
 def test_lambdas_and_comprehensions(notebook: Notebook) -> None:
-    notebook.cell("base = 7\nfutures = [executor.submit(lambda value: value + base, index) for index in range(5)]")
+    notebook.cell(
+        "base = 7\nfutures = [executor.submit(lambda value: value + base, index) for index in range(5)]"
+    )
     assert notebook.value("[future.result(timeout=20) for future in futures]") == [7, 8, 9, 10, 11]
 
 
@@ -102,7 +106,9 @@ def test_what_a_cell_keeps_is_not_sent_unless_it_is_used(notebook: Notebook) -> 
 
 
 def test_what_cannot_travel_is_named(notebook: Notebook) -> None:
-    notebook.cell("import threading\nguard = threading.Lock()\ndef guarded(value):\n    with guard:\n        return value")
+    notebook.cell(
+        "import threading\nguard = threading.Lock()\ndef guarded(value):\n    with guard:\n        return value"
+    )
     notebook.cell("error = executor.submit(guarded, 1).exception(timeout=20)")
     text = notebook.value("str(error)")
     assert "guard" in text

@@ -119,7 +119,9 @@ def test_launch_cmd(make: Make, tmp_path: Path) -> None:
     wrapper = tmp_path / "a wrapper"
     wrapper.write_text('#!/bin/sh\nWRAPPED="$1"; export WRAPPED; shift; exec "$@"\n')
     wrapper.chmod(0o755)
-    executor = make(launch_cmd=f"'{wrapper}' 'block {{block}}' {{python}} -P -m throughway.manager {{config}}")
+    executor = make(
+        launch_cmd=f"'{wrapper}' 'block {{block}}' {{python}} -P -m throughway.manager {{config}}"
+    )
     assert result(executor, tasks.environment, "WRAPPED") == "block 0"
 
 
@@ -225,7 +227,10 @@ def test_cpu_affinity(make: Make, tmp_path: Path, affinity: str) -> None:
     else:
         assert sorted({*pinned[0], *pinned[1]}) == cores
         reverse = affinity == "block-reverse"
-        assert (first in pinned[reverse], last in pinned[not reverse]) == (True, True) or affinity == "alternating"
+        assert (first in pinned[reverse], last in pinned[not reverse]) == (
+            True,
+            True,
+        ) or affinity == "alternating"
 
 
 def test_without_affinity_workers_may_use_all_cores(make: Make) -> None:
@@ -283,7 +288,9 @@ def test_prefetch_capacity(make: Make, tmp_path: Path, capacity: int) -> None:
 
 @shows("heartbeat_period", "heartbeat_threshold")
 def test_a_silent_manager_is_lost(make: Make, tmp_path: Path) -> None:
-    executor = make(provider=LocalProvider(init_blocks=2, max_blocks=2), heartbeat_period=0.1, heartbeat_threshold=0.6)
+    executor = make(
+        provider=LocalProvider(init_blocks=2, max_blocks=2), heartbeat_period=0.1, heartbeat_threshold=0.6
+    )
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     gate, folder = tmp_path / "gate", tmp_path / "started"
     folder.mkdir()
@@ -349,7 +356,9 @@ def test_drain_period(make: Make, tmp_path: Path) -> None:
 def test_address_probe_timeout(make: Make, tmp_path: Path) -> None:
     """Addresses of a network for documentation: packets to them vanish, or there is no route."""
     executor = make(address="192.0.2.1", address_probe_timeout=0.2)
-    with pytest.raises(throughway.ExecutorFailed, match=r"192\.0\.2\.1 .*address_probe_timeout \(now 0\.2 s\)"):
+    with pytest.raises(
+        throughway.ExecutorFailed, match=r"192\.0\.2\.1 .*address_probe_timeout \(now 0\.2 s\)"
+    ):
         executor.submit(tasks.add, 1).result(timeout=40)
 
 
@@ -366,7 +375,12 @@ def test_worker_logdir_root(make: Make, tmp_path: Path, monkeypatch: pytest.Monk
 @shows("manager_selector")
 @pytest.mark.parametrize(
     "selector",
-    [throughway.RandomSelector, throughway.RandomSelector(seed=1), throughway.LeastLoadedSelector(), throughway.BlockPackingSelector],
+    [
+        throughway.RandomSelector,
+        throughway.RandomSelector(seed=1),
+        throughway.LeastLoadedSelector(),
+        throughway.BlockPackingSelector,
+    ],
 )
 def test_selectors_that_come_with_it(make: Make, selector: Any) -> None:
     executor = make(manager_selector=selector, provider=LocalProvider(init_blocks=2, max_blocks=2))
@@ -374,12 +388,16 @@ def test_selectors_that_come_with_it(make: Make, selector: Any) -> None:
     blocks = [result(executor, tasks.environment, "THROUGHWAY_BLOCK_ID") for _ in range(30)]
     expected = {"1"} if selector is throughway.BlockPackingSelector else {"0", "1"}
     assert set(blocks) <= expected
-    if selector is not throughway.BlockPackingSelector and not isinstance(selector, throughway.LeastLoadedSelector):
+    if selector is not throughway.BlockPackingSelector and not isinstance(
+        selector, throughway.LeastLoadedSelector
+    ):
         assert set(blocks) == expected
 
 
 def test_a_selector_of_the_users_own(make: Make) -> None:
-    executor = make(manager_selector=FixedBlockSelector("1"), provider=LocalProvider(init_blocks=2, max_blocks=2))
+    executor = make(
+        manager_selector=FixedBlockSelector("1"), provider=LocalProvider(init_blocks=2, max_blocks=2)
+    )
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     assert {result(executor, tasks.environment, "THROUGHWAY_BLOCK_ID") for _ in range(20)} == {"1"}
 
@@ -443,7 +461,9 @@ def test_encrypted(make: Make, encrypted: bool) -> None:
 def test_working_dir(make: Make, tmp_path: Path) -> None:
     assert result(make(), describe_worker)["cwd"] == os.getcwd()
     (tmp_path / "elsewhere").mkdir()
-    assert result(make(working_dir=tmp_path / "elsewhere"), describe_worker)["cwd"] == str(tmp_path / "elsewhere")
+    assert result(make(working_dir=tmp_path / "elsewhere"), describe_worker)["cwd"] == str(
+        tmp_path / "elsewhere"
+    )
 
 
 @shows("run_dir")
@@ -588,7 +608,13 @@ def test_what_cannot_work_is_refused(name: str, value: Any) -> None:
         HighThroughputExecutor(**{name: value})
     text = str(caught.value)
     assert name in text
-    said = repr(value[0]) if isinstance(value, list) else value if isinstance(value, str) and value.isprintable() else repr(value)
+    said = (
+        repr(value[0])
+        if isinstance(value, list)
+        else value
+        if isinstance(value, str) and value.isprintable()
+        else repr(value)
+    )
     assert str(said) in text, f"the message must have the value {value!r}: {text}"
     assert any(word in text for word in ("give", "accepted", "subclass")), f"no remedy: {text}"
     assert isinstance(caught.value, ValueError)
@@ -629,7 +655,9 @@ def test_priorities_order_what_waits(single: HighThroughputExecutor, tmp_path: P
     wait_until((tmp_path / "started").exists, 20, "the blocker to run")
     priorities = [5, 0, -3, 5, 1, 0, -3, 2]
     futures = [
-        single.options(priority=priority).submit(tasks.append_order, str(order), 100 * (priority + 10) + index)
+        single.options(priority=priority).submit(
+            tasks.append_order, str(order), 100 * (priority + 10) + index
+        )
         for index, priority in enumerate(priorities)
     ]
     single.connected_managers()  # an answer: the interchange has them all
@@ -682,7 +710,9 @@ def test_options_that_are_refused(single: HighThroughputExecutor, name: str, val
 
 
 def test_unknown_options_are_refused(single: HighThroughputExecutor) -> None:
-    with pytest.raises(throughway.InvalidResourceSpecification, match=r"colour='blue'.*priority, retries, walltime"):
+    with pytest.raises(
+        throughway.InvalidResourceSpecification, match=r"colour='blue'.*priority, retries, walltime"
+    ):
         single.options(colour="blue")
 
 
@@ -702,7 +732,9 @@ def test_whatever_is_accepted_is_kept(priority: int, walltime: float | None, ret
 
 
 def test_two_blocks(make: Make, tmp_path: Path) -> None:
-    executor = make(provider=LocalProvider(init_blocks=2, max_blocks=2), max_workers_per_node=2, cores_per_worker=0.5)
+    executor = make(
+        provider=LocalProvider(init_blocks=2, max_blocks=2), max_workers_per_node=2, cores_per_worker=0.5
+    )
     wait_until(lambda: executor.connected_workers == 4, 20, "four workers")
     assert executor.connected_blocks() == ["0", "1"]
     told = every_worker(executor, 4, tmp_path / "meet")
@@ -724,7 +756,10 @@ def manager_of_task(_: object = None) -> str:
 
 
 def test_hold_and_release(make: Make) -> None:
-    executor = make(provider=LocalProvider(init_blocks=2, max_blocks=2), manager_selector=throughway.RandomSelector(seed=3))
+    executor = make(
+        provider=LocalProvider(init_blocks=2, max_blocks=2),
+        manager_selector=throughway.RandomSelector(seed=3),
+    )
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     held, other = (manager.manager for manager in executor.connected_managers())
     executor.hold_manager(held)
@@ -755,7 +790,9 @@ def test_draining_loses_nothing(make: Make, tmp_path: Path, how: str) -> None:
     else:
         executor.drain_manager(victim.manager)
     wait_until(
-        lambda: any(view.draining for view in executor.connected_managers() if view.manager == victim.manager),
+        lambda: any(
+            view.draining for view in executor.connected_managers() if view.manager == victim.manager
+        ),
         20,
         "the manager to drain",
     )
@@ -774,7 +811,9 @@ def test_a_walltime_needs_a_manager_with_the_time(make: Make) -> None:
     assert fits.result(timeout=20) == 1
     explanation = executor.explain(too_long)
     assert explanation.state == "at the interchange"
-    assert "a manager with 3600 s left for its walltime: the most that any has left is" in explanation.waits_for
+    assert (
+        "a manager with 3600 s left for its walltime: the most that any has left is" in explanation.waits_for
+    )
     assert too_long.cancel()
 
 
@@ -789,7 +828,9 @@ def test_every_parameter_is_shown() -> None:
 
 def test_every_parameter_is_described() -> None:
     text = inspect.getdoc(HighThroughputExecutor) or ""
-    assert not [name for name in inspect.signature(HighThroughputExecutor).parameters if f"{name}:" not in text]
+    assert not [
+        name for name in inspect.signature(HighThroughputExecutor).parameters if f"{name}:" not in text
+    ]
 
 
 def test_parameters_can_be_read_back() -> None:

@@ -29,7 +29,9 @@ class Entry:
 class Future:
     """Stands for a `TaskFuture`, and refuses a second outcome."""
 
-    def __init__(self, task: m.Task, retries: int = 0, frames: Sequence[memoryview] = (), function: int = 1) -> None:
+    def __init__(
+        self, task: m.Task, retries: int = 0, frames: Sequence[memoryview] = (), function: int = 1
+    ) -> None:
         self._task = task
         self._entry = Entry(function)
         self._frames = frames
@@ -223,7 +225,9 @@ def test_late_results_are_counted_and_dropped(bench: Bench) -> None:
 def test_losses_say_what_is_known(bench: Bench, outcome: m.Outcome, kind: type[throughway.TaskLost]) -> None:
     bench.add(1)
     bench.submission()
-    loss = m.Loss(host="node7", manager="abc", worker=3, signal=9, reason="was killed", log="/logs/worker-3.log")
+    loss = m.Loss(
+        host="node7", manager="abc", worker=3, signal=9, reason="was killed", log="/logs/worker-3.log"
+    )
     bench.ended(1, outcome, codec.encode(loss))
     error = bench.futures[1].error
     assert type(error) is kind
@@ -356,7 +360,11 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
     for action in actions:
         if isinstance(action, Notify):
             action.callback(*action.arguments)
-    assert observer.seen == [("joined", "0"), ("left", "0", "silent", True), ("refused", "1", "another Python")]
+    assert observer.seen == [
+        ("joined", "0"),
+        ("left", "0", "silent", True),
+        ("refused", "1", "another Python"),
+    ]
     logged = [action.text for action in actions if isinstance(action, Log)]
     assert len(logged) == 2
     assert "another Python" in logged[1]

@@ -25,7 +25,9 @@ from throughway.providers import LocalProvider
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HighThroughputExecutor]:
     """Two workers, and nothing fetched ahead: what waits, waits at the interchange."""
     runs = tmp_path_factory.mktemp("runs")
-    with HighThroughputExecutor(max_workers_per_node=2, cores_per_worker=0.5, prefetch_capacity=0, run_dir=runs) as shared:
+    with HighThroughputExecutor(
+        max_workers_per_node=2, cores_per_worker=0.5, prefetch_capacity=0, run_dir=runs
+    ) as shared:
         wait_until(lambda: shared.connected_workers == 2, 30, "two workers")
         shared.submit(tasks.add, 1).result(timeout=30)
         yield shared
@@ -75,11 +77,17 @@ def hold(tmp_path: Path) -> Iterator[Hold]:
 
 def test_connected_managers(executor: HighThroughputExecutor, hold: Hold) -> None:
     (idle,) = wait_until(
-        lambda: [view for view in executor.connected_managers() if view.tasks == 0], 20, "the manager to be idle"
+        lambda: [view for view in executor.connected_managers() if view.tasks == 0],
+        20,
+        "the manager to be idle",
     )
     assert idle.host == socket.gethostname()
     assert idle.block == "0"
-    assert Path(f"/proc/{idle.pid}/cmdline").read_bytes().startswith(b"throughway: manager " + idle.manager.encode())
+    assert (
+        Path(f"/proc/{idle.pid}/cmdline")
+        .read_bytes()
+        .startswith(b"throughway: manager " + idle.manager.encode())
+    )
     assert (idle.worker_count, idle.idle_workers) == (2, 2)
     assert idle.python_version == platform.python_version()
     assert idle.throughway_version == throughway.__version__
@@ -175,7 +183,9 @@ def test_a_running_task(executor: HighThroughputExecutor, hold: Hold) -> None:
     assert Path(first.log) == Path(manager.log) / f"worker-{first.worker}.log"
 
 
-def test_the_log_that_is_named_has_what_the_task_printed(executor: HighThroughputExecutor, tmp_path: Path) -> None:
+def test_the_log_that_is_named_has_what_the_task_printed(
+    executor: HighThroughputExecutor, tmp_path: Path
+) -> None:
     gate, started = tmp_path / "gate", tmp_path / "started"
 
     def talk(gate: str, started: str) -> None:
@@ -199,7 +209,11 @@ def test_a_task_that_waits_at_the_interchange(executor: HighThroughputExecutor, 
     waiting = [executor.submit(tasks.add, number) for number in range(5)]
     urgent = executor.options(priority=-1).submit(tasks.add, 9)
     explanation = executor.explain(waiting[3])
-    assert (explanation.state, explanation.waits_for, explanation.ahead) == ("at the interchange", "a free worker", 4)
+    assert (explanation.state, explanation.waits_for, explanation.ahead) == (
+        "at the interchange",
+        "a free worker",
+        4,
+    )
     assert str(explanation) == (
         f"task {waiting[3].task_id} (add) is at the interchange; it waits for a free worker, "
         "with 4 tasks ahead of it"
@@ -219,14 +233,21 @@ def test_a_task_that_waits_at_a_manager(runs: Path, hold: Hold) -> None:
             return [executor.explain(future) for future in waiting]
 
         told = wait_until(
-            lambda: [each for each in explained() if each.state == "at a manager"] if len(explained()) == 3 else [],
+            lambda: (
+                [each for each in explained() if each.state == "at a manager"]
+                if len(explained()) == 3
+                else []
+            ),
             20,
             lambda: f"tasks at the manager: {[str(each) for each in explained()]}",
         )
         for each in told:
             assert (each.manager, each.host, each.block) == (manager.manager, manager.host, "0")
             assert each.waits_for == "a free worker"
-            assert f") is at manager {manager.manager} on {manager.host} (block 0); it waits for a free worker" in str(each)
+            assert (
+                f") is at manager {manager.manager} on {manager.host} (block 0); it waits for a free worker"
+                in str(each)
+            )
         held.end()
 
 
@@ -272,10 +293,14 @@ def test_no_manager_can_be_had(runs: Path, tmp_path: Path) -> None:
     """The blocks' own words are in the explanation."""
     gate = tmp_path / "gate"
     script = f"echo 'waiting for a licence' >&2; while [ ! -e {gate} ]; do sleep 0.01; done"
-    with HighThroughputExecutor(provider=LocalProvider(worker_init=script), max_workers_per_node=1, run_dir=runs) as executor:
+    with HighThroughputExecutor(
+        provider=LocalProvider(worker_init=script), max_workers_per_node=1, run_dir=runs
+    ) as executor:
         future = executor.submit(tasks.add, 1)
         explanation = wait_until(
-            lambda: next((each for each in [executor.explain(future)] if "block 0 is running" in each.waits_for), None),
+            lambda: next(
+                (each for each in [executor.explain(future)] if "block 0 is running" in each.waits_for), None
+            ),
             20,
             lambda: f"the block to run: {executor.explain(future)}",
         )
@@ -362,7 +387,13 @@ def test_questions_from_a_callback(executor: HighThroughputExecutor) -> None:
     other.result(timeout=20)
 
     def ask(future: object) -> None:
-        told.extend([len(executor.connected_managers()), executor.status_report().workers, executor.explain(other).state])
+        told.extend(
+            [
+                len(executor.connected_managers()),
+                executor.status_report().workers,
+                executor.explain(other).state,
+            ]
+        )
         done.set()
 
     executor.submit(tasks.add, 1).add_done_callback(ask)
@@ -396,7 +427,9 @@ def test_an_interchange_that_does_not_answer(runs: Path, monkeypatch: pytest.Mon
         interchange = executor._run.shell.interchange_pid
         os.kill(interchange, signal.SIGSTOP)
         try:
-            with pytest.raises(CommandTimeout, match=rf"process {interchange}\) did not answer 'managers' within 0.1 s"):
+            with pytest.raises(
+                CommandTimeout, match=rf"process {interchange}\) did not answer 'managers' within 0.1 s"
+            ):
                 executor.connected_managers()
         finally:
             os.kill(interchange, signal.SIGCONT)

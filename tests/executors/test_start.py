@@ -106,7 +106,9 @@ def test_a_long_runtime_folder(tmp_path: Path, runs: Path, monkeypatch: pytest.M
         assert executor.submit(tasks.add, 1).result(timeout=20) == 1
 
 
-def test_a_runtime_folder_of_somebody_else(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_folder_of_somebody_else(
+    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "throughway").mkdir(mode=0o755)
     (tmp_path / "throughway").chmod(0o755)
@@ -118,7 +120,9 @@ def test_a_runtime_folder_of_somebody_else(tmp_path: Path, runs: Path, monkeypat
     assert list(runs.iterdir()) == []
 
 
-def test_a_runtime_folder_that_cannot_be_made(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_folder_that_cannot_be_made(
+    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "throughway").touch()
     with (
@@ -149,7 +153,11 @@ throughway.HighThroughputExecutor()
 print(sorted({"zmq", "psutil", "numpy", "rich", "asyncio"} & set(sys.modules)), threading.active_count())
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout.strip() == "[] 1"

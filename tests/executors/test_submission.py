@@ -109,7 +109,9 @@ def test_submission_from_many_threads(executor: HighThroughputExecutor) -> None:
 
 
 def test_many_tasks_use_all_workers(executor: HighThroughputExecutor) -> None:
-    pids = {future.result(timeout=30) for future in [executor.submit(tasks.worker_pid) for _ in range(20_000)]}
+    pids = {
+        future.result(timeout=30) for future in [executor.submit(tasks.worker_pid) for _ in range(20_000)]
+    }
     assert len(pids) == 2
     assert os.getpid() not in pids
 

@@ -18,7 +18,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from throughway.manager.actions import Action, Exit, Give, Kill, Log, Look, ReportPackages, Revoke, Start, Tell
+from throughway.manager.actions import (
+    Action,
+    Exit,
+    Give,
+    Kill,
+    Log,
+    Look,
+    ReportPackages,
+    Revoke,
+    Start,
+    Tell,
+)
 from throughway.manager.reactor import ManagerReactor
 from throughway.manager.state import ManagerState
 from throughway.protocol import codec
@@ -38,7 +49,9 @@ BUNDLE = 40
 LATE = 1e-6
 """How late a shell wakes up, in seconds."""
 
-_SPEC = re.compile(r"(?P<id>\d+)(?::f(?P<fn>\d+))?(?:~(?P<walltime>[\d.]+))?(?:!(?P<priority>-?\d+))?(?:\+(?P<frames>\d+))?")
+_SPEC = re.compile(
+    r"(?P<id>\d+)(?::f(?P<fn>\d+))?(?:~(?P<walltime>[\d.]+))?(?:!(?P<priority>-?\d+))?(?:\+(?P<frames>\d+))?"
+)
 
 
 def task(spec: int | str) -> m.Task:
@@ -103,7 +116,9 @@ class FakeWorker:
     def alive(self) -> bool:
         return self.status is None
 
-    def write(self, task: int, outcome: int, payload: bytes = b"", seconds: float = TINY, frames: int = 0) -> None:
+    def write(
+        self, task: int, outcome: int, payload: bytes = b"", seconds: float = TINY, frames: int = 0
+    ) -> None:
         """Write a record, honest or not."""
         large = [b"result %d of %d" % (index, task) for index in range(frames)]
         self.unread.append(Record(task, outcome, seconds, payload, large))
@@ -118,7 +133,9 @@ class FakeWorker:
 
     def begin(self) -> str:
         """Claim the next task of the bundles that it has, or find the first bundle taken back."""
-        assert self.alive and self.running is None and self.inbox, f"worker {self.number} has nothing to begin"
+        assert self.alive and self.running is None and self.inbox, (
+            f"worker {self.number} has nothing to begin"
+        )
         give, rest = self.inbox[0]
         if not self._opened:
             self._opened = True
@@ -132,7 +149,9 @@ class FakeWorker:
             return f"discards {span(dropped)}"
         self.claims -= 1
         self.running, frames = rest.popleft()
-        assert self.running.function in self.known, f"worker {self.number} was not sent function {self.running.function}"
+        assert self.running.function in self.known, (
+            f"worker {self.number} was not sent function {self.running.function}"
+        )
         assert frames == frames_of(self.running), "each task gets its own frames"
         self.ran.append(self.running.id)
         if self.left is not None:
@@ -204,7 +223,9 @@ class Node:
         self.said(message, frames)
         return self.turn()
 
-    def assignment(self, specs: Iterable[int | str | m.Task], forget: Iterable[int] = ()) -> tuple[m.Assign, list[bytes]]:
+    def assignment(
+        self, specs: Iterable[int | str | m.Task], forget: Iterable[int] = ()
+    ) -> tuple[m.Assign, list[bytes]]:
         """The message with these tasks and those of their functions that were not sent before; and its frames."""
         tasks = [spec if isinstance(spec, m.Task) else task(spec) for spec in specs]
         new = sorted({one.function for one in tasks} - self._sent_functions)
@@ -386,7 +407,9 @@ class Node:
             at += one.frames
         assert at == len(give.frames), "all frames belong to tasks"
         worker.inbox.append((give, rest))
-        extra = "".join([f" +f{function.id}" for function in give.functions] + [f" -f{number}" for number in give.forget])
+        extra = "".join(
+            [f" +f{function.id}" for function in give.functions] + [f" -f{number}" for number in give.forget]
+        )
         self.trace.append(f"give w{give.worker}: {span(task.id for task in give.tasks)}{extra}")
 
     def _revoke(self, number: int, count: int) -> None:
@@ -431,9 +454,13 @@ def describe(message: m.Message, frames: Sequence[Any] = ()) -> str:
                 words.append(f"{number}{name}{large}@{worker}")
             return f"results {' '.join(words)}; capacity {capacity}"
         case m.Started(tasks=tasks, workers=workers):
-            return "started " + " ".join(f"{number}@{worker}" for number, worker in zip(tasks, workers, strict=True))
+            return "started " + " ".join(
+                f"{number}@{worker}" for number, worker in zip(tasks, workers, strict=True)
+            )
         case m.Verdicts(cancelled=cancelled, refused=refused):
-            parts = [f"cancelled {span(cancelled)}"] * bool(cancelled) + [f"refused {span(refused)}"] * bool(refused)
+            parts = [f"cancelled {span(cancelled)}"] * bool(cancelled) + [f"refused {span(refused)}"] * bool(
+                refused
+            )
             return "verdicts: " + ", ".join(parts)
         case m.Returned(tasks=tasks, capacity=capacity):
             return f"returned {span(tasks)}; capacity {capacity}"

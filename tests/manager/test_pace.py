@@ -34,16 +34,17 @@ def test_nothing_is_held_before_anything_is_known() -> None:
     assert Pace().depth(100) == 0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "size"), [(0.0, 100), (94e-6, 10), (0.5e-3, 1), (1e-3, 1), (10.0, 1)]
-)
+@pytest.mark.parametrize(("seconds", "size"), [(0.0, 100), (94e-6, 10), (0.5e-3, 1), (1e-3, 1), (10.0, 1)])
 def test_a_bundle_takes_about_a_millisecond(seconds: float, size: int) -> None:
     assert pace(f1=seconds).bundle([task(number) for number in range(100)]) == size
 
 
 def test_a_bundle_may_hold_tasks_of_several_functions() -> None:
     known = pace(f1=100e-6, f2=300e-6)
-    assert known.bundle([task("1:f1"), task("2:f2"), task("3:f1"), task("4:f2"), task("5:f2"), task("6:f1")]) == 4
+    assert (
+        known.bundle([task("1:f1"), task("2:f2"), task("3:f1"), task("4:f2"), task("5:f2"), task("6:f1")])
+        == 4
+    )
 
 
 def test_a_bundle_ends_before_a_function_that_is_not_known() -> None:
@@ -112,7 +113,10 @@ def test_learning_of_many_tasks_at_once_is_learning_of_each(count: int, first: f
     assert math.isclose(one_by_one._mean, at_once._mean, rel_tol=1e-6, abs_tol=1e-9)
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), SECONDS), max_size=30), st.lists(st.integers(1, 3), min_size=1, max_size=50))
+@given(
+    st.lists(st.tuples(st.integers(1, 3), SECONDS), max_size=30),
+    st.lists(st.integers(1, 3), min_size=1, max_size=50),
+)
 def test_a_bundle_is_never_empty_and_no_larger_than_what_is_known_to_fit(
     learnt: list[tuple[int, float]], functions: list[int]
 ) -> None:

@@ -128,7 +128,9 @@ def test_lower_priority_numbers_are_given_sooner(node: Node) -> None:
 def test_a_function_goes_to_each_worker_once(pair: Node) -> None:
     pair.assign(*range(200))
     pair.finish()
-    given = [(give.worker, one.id) for give in pair.actions if isinstance(give, Give) for one in give.functions]
+    given = [
+        (give.worker, one.id) for give in pair.actions if isinstance(give, Give) for one in give.functions
+    ]
     assert sorted(given) == [(0, 1), (1, 1)]
     pair.take()
 
@@ -887,7 +889,9 @@ def test_the_running_task_is_lost_with_its_worker_and_the_rest_goes_on_without_p
     assert loss.seconds == pytest.approx(0.25)
     node.get_ready(1)
     node.finish()
-    assert [node.outcomes[number] for number in range(100)] == [m.Outcome.WORKER_LOST] + 99 * [m.Outcome.VALUE]
+    assert [node.outcomes[number] for number in range(100)] == [m.Outcome.WORKER_LOST] + 99 * [
+        m.Outcome.VALUE
+    ]
     node.take()
 
 
@@ -1121,7 +1125,9 @@ def test_a_worker_that_answers_for_a_task_of_another_is_killed_and_all_it_began_
     pair.reap(1)
     pair.get_ready(2)
     pair.finish()
-    assert [pair.outcomes[number] for number in (1, 2, 3, 4)] == [m.Outcome.WORKER_LOST] + 3 * [m.Outcome.VALUE]
+    assert [pair.outcomes[number] for number in (1, 2, 3, 4)] == [m.Outcome.WORKER_LOST] + 3 * [
+        m.Outcome.VALUE
+    ]
     pair.take()
 
 

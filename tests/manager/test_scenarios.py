@@ -70,7 +70,10 @@ class Story:
             case "forget":
                 node.assign(forget=[int(word.removeprefix("f")) for word in words])
             case "cancel" | "kill":
-                node.cancel(*(one.id if isinstance(one, m.Task) else int(one) for one in self._tasks(words)), kill=command == "kill")
+                node.cancel(
+                    *(one.id if isinstance(one, m.Task) else int(one) for one in self._tasks(words)),
+                    kill=command == "kill",
+                )
             case "ready":
                 node.get_ready(self._worker(words))
             case "begin":
@@ -144,7 +147,13 @@ class Story:
         how: dict[str, Any] = {}
         for word in words[1:]:
             name, _, value = word.partition("=")
-            how[name] = m.Outcome[value.upper()] if name == "outcome" else float(value) if name == "seconds" else int(value)
+            how[name] = (
+                m.Outcome[value.upper()]
+                if name == "outcome"
+                else float(value)
+                if name == "seconds"
+                else int(value)
+            )
         node.end(self._worker(words), **how)
 
 

@@ -15,7 +15,9 @@ def state() -> ManagerState:
     state = ManagerState("m1", "node1", "0", "/logs", 2)
     state.functions[1] = function(1)
     state.queue.push([task(1)])
-    busy = WorkerRecord(0, 0, ready=True, pending=deque([task("2+1"), task(3)]), bundles=deque([1, 1]), functions={1})
+    busy = WorkerRecord(
+        0, 0, ready=True, pending=deque([task("2+1"), task(3)]), bundles=deque([1, 1]), functions={1}
+    )
     state.workers = {0: busy, 1: WorkerRecord(1, 1, ready=True)}
     state.holders = {2: busy, 3: busy}
     state.frames = {2: frames_of(task("2+1"))}

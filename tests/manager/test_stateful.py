@@ -96,7 +96,9 @@ class ManagerMachine(RuleBasedStateMachine):
         self.node.turn()
         self.tape.clear()
         self.everyone.update(self.node.workers)
-        assert self.node.exited or not (self.node.state.queue.waiting and self.node.state.idle), "work for the idle"
+        assert self.node.exited or not (self.node.state.queue.waiting and self.node.state.idle), (
+            "work for the idle"
+        )
 
     # ------------------------------------------------------------------------------------------------ the interchange
 
@@ -118,7 +120,11 @@ class ManagerMachine(RuleBasedStateMachine):
         self.node.said(*self.node.assignment(new))
 
     @precondition(lambda self: self.going and self.tasks)
-    @rule(picks=st.lists(st.integers(0, 1 << 16), min_size=1, max_size=4), anywhere=st.integers(0, 5), kill=st.booleans())
+    @rule(
+        picks=st.lists(st.integers(0, 1 << 16), min_size=1, max_size=4),
+        anywhere=st.integers(0, 5),
+        kill=st.booleans(),
+    )
     def cancel(self, picks: list[int], anywhere: int, kill: bool) -> None:
         """Cancel tasks that workers have: the first or the last of one, or any; seldom one that may be elsewhere."""
         having = [worker.pending for worker in self.node.state.workers.values() if worker.pending]
@@ -218,7 +224,10 @@ class ManagerMachine(RuleBasedStateMachine):
             return
         cancelled = Counter(number for verdict in self.verdicts for number in verdict.cancelled)
         returned = Counter(
-            number for message in self.node.told if isinstance(message, m.Returned) for number in message.tasks
+            number
+            for message in self.node.told
+            if isinstance(message, m.Returned)
+            for number in message.tasks
         )
         ends = Counter(self.node.outcomes.keys()) + cancelled + returned
         assert all(count == 1 for count in ends.values()), [number for number in ends if ends[number] > 1]

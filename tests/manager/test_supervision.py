@@ -155,7 +155,10 @@ def test_each_claim_is_had_by_one_of_two_processes(worker: Ends) -> None:
     )
     worker.process.give([b"bundle"], count)
     claimer = subprocess.Popen(
-        [sys.executable, "-c", code, str(worker.claims)], pass_fds=[worker.claims], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(worker.claims)],
+        pass_fds=[worker.claims],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert claimer.stdout is not None
     assert claimer.stdout.readline() == "go\n"
@@ -304,4 +307,7 @@ def test_a_zygote_may_be_a_fork_of_this_process() -> None:
         "assert not os.path.exists(f'/proc/{client.pid}')\n"
         "print('done')\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout == "done\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout
+        == "done\n"
+    )

@@ -57,7 +57,7 @@ class NamespaceProvider:
 
 
 SCRIPT = """
-import json, operator, os, socket, sys
+import json, operator, os, socket, sys, time
 from tests.executors import tasks
 from tests.systems.test_two_hosts import NamespaceProvider
 from throughway import HighThroughputExecutor
@@ -67,7 +67,7 @@ namespace, host, runs, folder, encrypted, address = sys.argv[1:]
 def tell(**said):
     print(json.dumps(said), flush=True)
 
-def ask(name):
+def wait():
     sys.stdin.readline()
 
 executor = HighThroughputExecutor(
@@ -85,18 +85,19 @@ with executor:
     lost = executor.submit(os._exit, 3).exception(timeout=40)
     tell(error=type(error).__name__, notes=error.__notes__, lost=type(lost).__name__, lost_host=lost.host)
     futures = [executor.submit(tasks.hold, os.path.join(folder, "never"), os.path.join(folder, f"{n}")) for n in range(2)]
-    while not all(os.path.exists(os.path.join(folder, str(number))) for number in range(2)):
-        executor.connected_managers()
+    marks = [os.path.join(folder, str(number)) for number in range(2)]
+    while not all(os.path.exists(mark) and os.path.getsize(mark) for mark in marks):
+        time.sleep(0.002)
     (manager,) = executor.connected_managers()
-    workers = [int(open(os.path.join(folder, str(number))).read()) for number in range(2)]
+    workers = [int(open(mark).read()) for mark in marks]
     tell(manager=manager.pid, id=manager.manager, workers=workers, port=executor._run.shell.port)
-    ask("cut")
+    wait()
     errors = [future.exception(timeout=40) for future in futures]
     tell(errors=[type(error).__name__ for error in errors], text=str(errors[0]), host=errors[0].host)
     third = executor.submit(tasks.hold, os.path.join(folder, "gate"))
     waiting = executor.explain(third)
     tell(state=waiting.state, waits_for=waiting.waits_for)
-    ask("mended")
+    wait()
     again = executor.submit(socket.gethostname).result(timeout=60)
     open(os.path.join(folder, "gate"), "w").close()
     tell(again=again, third=third.result(timeout=60) > 0)
@@ -124,7 +125,9 @@ class Session:
         self.process.stdin.flush()
 
 
-def start(hosts: NetworkNamespaces, a: Namespace, b: Namespace, tmp_path: Path, wire: str, address: str) -> Session:
+def start(
+    hosts: NetworkNamespaces, a: Namespace, b: Namespace, tmp_path: Path, wire: str, address: str
+) -> Session:
     parents = [str(Path(throughway.__file__).resolve().parents[1]), str(ROOT)]
     folder = tmp_path / "marks"
     folder.mkdir()
@@ -134,7 +137,9 @@ def start(hosts: NetworkNamespaces, a: Namespace, b: Namespace, tmp_path: Path, 
     return Session(process)
 
 
-@pytest.fixture(params=[("encrypted", False), ("plain", True)], ids=["encrypted, address found", "plain, address given"])
+@pytest.fixture(
+    params=[("encrypted", False), ("plain", True)], ids=["encrypted, address found", "plain, address given"]
+)
 def session(
     request: pytest.FixtureRequest, network_namespaces: NetworkNamespaces, tmp_path: Path
 ) -> Iterator[Session]:
@@ -149,7 +154,9 @@ def session(
 
 @pytest.mark.timeout(120)
 @pytest.mark.slow
-def test_two_hosts_and_a_cut_between_them(session: Session, network_namespaces: NetworkNamespaces, tmp_path: Path) -> None:
+def test_two_hosts_and_a_cut_between_them(
+    session: Session, network_namespaces: NetworkNamespaces, tmp_path: Path
+) -> None:
     a, b = network_namespaces.a, network_namespaces.b
     told = session.told()
     assert told == {"hosts": ["host-b"], "here": "host-a", "total": sum(range(2000)), "large": True}
@@ -168,7 +175,9 @@ def test_two_hosts_and_a_cut_between_them(session: Session, network_namespaces: 
     assert lost["host"] == "host-b"
     assert "heartbeat_threshold: 3 s" in lost["text"]
     wait_until(
-        lambda: not any(map(alive, [told["manager"], *told["workers"]])), 20, "the manager and its workers to end"
+        lambda: not any(map(alive, [told["manager"], *told["workers"]])),
+        20,
+        "the manager and its workers to end",
     )
     log = next((tmp_path / "runs").glob(f"*/block-0/manager-{told['manager']}.log")).read_text()
     assert "the interchange was silent for" in log
@@ -192,7 +201,9 @@ def test_the_death_of_the_users_process(session: Session, network_namespaces: Ne
     session.process.send_signal(signal.SIGKILL)
     session.process.wait(20)
     wait_until(lambda: not network_namespaces.processes(b), 20, "nothing to run on the other host")
-    wait_until(lambda: not network_namespaces.processes(network_namespaces.a), 20, "nothing to run on this one")
+    wait_until(
+        lambda: not network_namespaces.processes(network_namespaces.a), 20, "nothing to run on this one"
+    )
 
 
 def test_the_provider_of_this_test_is_one() -> None:

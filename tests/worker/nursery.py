@@ -45,7 +45,9 @@ class NurseryWorker:
         assert record.outcome == Mark.READY, record
         return self
 
-    def give(self, *calls: tuple[Any, ...], claims: int | None = None, forget: Sequence[int] = ()) -> list[int]:
+    def give(
+        self, *calls: tuple[Any, ...], claims: int | None = None, forget: Sequence[int] = ()
+    ) -> list[int]:
         """Give it a bundle of calls, each a function and its arguments; returns the tasks' numbers.
 
         ``claims`` is how many claims go with it, if not one for each.
@@ -65,7 +67,9 @@ class NurseryWorker:
 
     def next_record(self) -> Record:
         """Its next record, waiting for it."""
-        self._nursery.pump(lambda: bool(self.records) or self.status is not None, f"a record of worker {self.number}")
+        self._nursery.pump(
+            lambda: bool(self.records) or self.status is not None, f"a record of worker {self.number}"
+        )
         assert self.records, f"worker {self.number} ended with status {self.status}; its log: {self.text()}"
         return self.records.pop(0)
 
@@ -73,7 +77,11 @@ class NurseryWorker:
         """What became of this task, whose record is the next: its value, or its exception."""
         record = self.next_record()
         assert record.task == task
-        return unpack_result(record.payload, record.frames) if record.outcome == Outcome.VALUE else error_of(record)
+        return (
+            unpack_result(record.payload, record.frames)
+            if record.outcome == Outcome.VALUE
+            else error_of(record)
+        )
 
     def run(self, *call: Any) -> Any:
         """Run one call and return its value, or its exception."""
@@ -123,7 +131,9 @@ class Nursery:
         config.setdefault("sys_path", [ROOT])
         return cls(folder, ZygoteClient(WorkerConfig(**config), None))
 
-    def spawn(self, *, environment: dict[str, str] | None = None, affinity: Sequence[int] = (), log: str = "") -> NurseryWorker:
+    def spawn(
+        self, *, environment: dict[str, str] | None = None, affinity: Sequence[int] = (), log: str = ""
+    ) -> NurseryWorker:
         """Ask for a worker."""
         worker = NurseryWorker(self, self._next_worker)
         self._next_worker += 1

@@ -51,7 +51,9 @@ def test_a_task_that_changes_the_directory_does_so_in_its_worker_alone(
 @pytest.mark.parametrize(
     ("how", "status"), [("os._exit", 5 << 8), ("sys.exit", 5 << 8), ("return", 1 << 8), ("raise", 1 << 8)]
 )
-def test_a_child_that_a_task_forks_never_works_as_its_parent(worker: NurseryWorker, how: str, status: int) -> None:
+def test_a_child_that_a_task_forks_never_works_as_its_parent(
+    worker: NurseryWorker, how: str, status: int
+) -> None:
     numbers = worker.give((tasks.fork_child_that_exits, how), (tasks.double, 1), (tasks.double, 2))
     assert [worker.outcome(number) for number in numbers] == [status, 2, 4]
     assert worker.run(tasks.pid) == worker.process.pid
@@ -141,7 +143,9 @@ def test_a_task_that_freezes_the_time_does_no_harm(worker: NurseryWorker, tmp_pa
     assert worker.run(tasks.double, 2) == 4
 
 
-def test_a_task_that_ends_its_whole_process_group_ends_its_own_worker(worker: NurseryWorker, other: NurseryWorker) -> None:
+def test_a_task_that_ends_its_whole_process_group_ends_its_own_worker(
+    worker: NurseryWorker, other: NurseryWorker
+) -> None:
     def end_group() -> None:
         import os
         import signal

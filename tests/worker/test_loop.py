@@ -37,7 +37,15 @@ class Desk:
         for end in (self.results, self.bell):
             os.set_blocking(end, False)
         self.channel = WorkerChannel(258, task_reader, self.claims, result_writer, bell_writer)
-        self._open = [task_reader, self.tasks, self.results, result_writer, self.bell, bell_writer, self.claims]
+        self._open = [
+            task_reader,
+            self.tasks,
+            self.results,
+            result_writer,
+            self.bell,
+            bell_writer,
+            self.claims,
+        ]
 
     def send(self, message: Bundle | Stop, frames: Sequence[bytes] = (), claims: int | None = None) -> None:
         """Add claims, one for each task unless said otherwise, and send a message."""
@@ -82,7 +90,9 @@ TABLE = FunctionTable()
 _entries: list[object] = []
 
 
-def bundle(*calls: tuple[Any, ...], first: int = 1, known: bool = False, forget: Sequence[int] = ()) -> Bundle:
+def bundle(
+    *calls: tuple[Any, ...], first: int = 1, known: bool = False, forget: Sequence[int] = ()
+) -> Bundle:
     """A bundle of calls, with their functions unless they are ``known``."""
     made: list[Task] = []
     functions: dict[int, Function] = {}
@@ -96,7 +106,9 @@ def bundle(*calls: tuple[Any, ...], first: int = 1, known: bool = False, forget:
 
 
 def values(records: Sequence[Record]) -> list[Any]:
-    return [unpack_result(record.payload, record.frames) for record in records if record.outcome == Outcome.VALUE]
+    return [
+        unpack_result(record.payload, record.frames) for record in records if record.outcome == Outcome.VALUE
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- running
@@ -104,7 +116,9 @@ def values(records: Sequence[Record]) -> list[Any]:
 
 def test_a_worker_says_that_it_is_ready_and_ends_with_its_manager(desk: Desk) -> None:
     assert desk.work() == 0
-    assert [(record.task, record.outcome) for record in RecordReader(desk.results).read()] == [(0, Mark.READY)]
+    assert [(record.task, record.outcome) for record in RecordReader(desk.results).read()] == [
+        (0, Mark.READY)
+    ]
     assert desk.rings() == 1
 
 
@@ -274,7 +288,9 @@ def test_a_result_beyond_the_limit_fails_its_task(desk: Desk) -> None:
     [(b"nonsense", DeserializationError), (b"cno_such_module\nf\n.", MissingModule)],
 )
 @pytest.mark.parametrize("what", ["arguments", "function"])
-def test_what_cannot_be_unpickled_fails_its_task(desk: Desk, payload: bytes, kind: type[Exception], what: str) -> None:
+def test_what_cannot_be_unpickled_fails_its_task(
+    desk: Desk, payload: bytes, kind: type[Exception], what: str
+) -> None:
     good = bundle((tasks.double, 1))
     if what == "arguments":
         good.tasks[0].payload = payload
@@ -341,7 +357,9 @@ def test_a_worker_that_waits_with_a_large_result_can_be_killed(worker: NurseryWo
     poller_rang = len(worker._nursery.rings)
     worker._nursery._read = lambda one: None  # type: ignore[method-assign]
     try:
-        worker._nursery.pump(lambda: len(worker._nursery.rings) > poller_rang, "the bell of the worker that waits")
+        worker._nursery.pump(
+            lambda: len(worker._nursery.rings) > poller_rang, "the bell of the worker that waits"
+        )
         worker.process.kill()
         worker.wait()
     finally:
@@ -373,7 +391,9 @@ def test_both_streams_are_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (out.flushed, err.flushed) == (1, 1)
 
 
-@pytest.mark.parametrize("broken", [lambda: _Stream(OSError("full")), lambda: _Stream(RuntimeError()), lambda: None])
+@pytest.mark.parametrize(
+    "broken", [lambda: _Stream(OSError("full")), lambda: _Stream(RuntimeError()), lambda: None]
+)
 def test_a_stream_that_cannot_be_flushed_does_not_keep_the_other(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], broken: Callable[[], Any]
 ) -> None:

@@ -66,7 +66,11 @@ def test_a_worker_has_its_pipes_and_nothing_of_the_zygote_or_of_others(nursery: 
     nursery.worker()
     worker = nursery.worker()
     found = worker.run(tasks.descriptors)
-    assert {name: found[name] for name in (0, 1, 2)} == {0: os.devnull, 1: str(worker.log), 2: str(worker.log)}
+    assert {name: found[name] for name in (0, 1, 2)} == {
+        0: os.devnull,
+        1: str(worker.log),
+        2: str(worker.log),
+    }
     kinds = sorted(text.partition(":")[0] for name, text in found.items() if name > 2)
     assert [kind for kind in kinds if kind != f"/proc/{worker.process.pid}/fd"] == [
         "anon_inode",
@@ -79,7 +83,9 @@ def test_a_worker_has_its_pipes_and_nothing_of_the_zygote_or_of_others(nursery: 
 
 
 def test_what_a_task_starts_does_not_inherit_the_pipes(worker: NurseryWorker) -> None:
-    assert set(worker.run(tasks.descriptors_of_a_child)) <= {"0", "1", "2", "3"}, "3 is the folder that it lists"
+    assert set(worker.run(tasks.descriptors_of_a_child)) <= {"0", "1", "2", "3"}, (
+        "3 is the folder that it lists"
+    )
 
 
 def test_a_worker_has_nothing_to_read_from(worker: NurseryWorker) -> None:
@@ -125,7 +131,9 @@ def test_a_configuration_may_be_larger_than_a_message(make_nursery: MakeNursery)
     assert worker.run(tasks.get_mark) == value
 
 
-def test_a_log_that_cannot_be_written_ends_the_worker_and_no_other(nursery: Nursery, worker: NurseryWorker) -> None:
+def test_a_log_that_cannot_be_written_ends_the_worker_and_no_other(
+    nursery: Nursery, worker: NurseryWorker
+) -> None:
     broken = nursery.spawn(log="/nowhere/worker.log")
     assert broken.wait() == 1 << 8
     assert broken.records == []
@@ -283,7 +291,9 @@ def test_workers_die_with_a_zygote_that_is_killed(make_nursery: MakeNursery, tmp
     nursery.pump(lambda: nursery.ended, "the end of the control socket")
 
 
-def test_all_end_when_the_manager_closes_the_control_socket(make_nursery: MakeNursery, tmp_path: Path) -> None:
+def test_all_end_when_the_manager_closes_the_control_socket(
+    make_nursery: MakeNursery, tmp_path: Path
+) -> None:
     nursery = make_nursery()
     idle, busy = nursery.worker(), nursery.worker()
     pids = [idle.run(tasks.pid), busy.run(tasks.pid), busy.run(tasks.start_child)]

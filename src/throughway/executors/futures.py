@@ -179,4 +179,12 @@ class TaskFuture(Future[Result]):
             self._invoke_callbacks()  # type: ignore[attr-defined]
 
 
-__all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED", "PENDING", "RUNNING", "CancelledError", "TaskFuture"]
+__all__ = [
+    "CANCELLED",
+    "CANCELLED_AND_NOTIFIED",
+    "FINISHED",
+    "PENDING",
+    "RUNNING",
+    "CancelledError",
+    "TaskFuture",
+]

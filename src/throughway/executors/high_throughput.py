@@ -144,8 +144,12 @@ class HighThroughputExecutor(Executor):
         validate_affinity(cpu_affinity)
         self.cpu_affinity = cpu_affinity
         self.available_accelerators = accelerator_names(available_accelerators)
-        self.prefetch_capacity = parameters.positive("prefetch_capacity", prefetch_capacity, optional=True, zero=True)
-        self.heartbeat_period, self.heartbeat_threshold = parameters.heartbeats(heartbeat_period, heartbeat_threshold)
+        self.prefetch_capacity = parameters.positive(
+            "prefetch_capacity", prefetch_capacity, optional=True, zero=True
+        )
+        self.heartbeat_period, self.heartbeat_threshold = parameters.heartbeats(
+            heartbeat_period, heartbeat_threshold
+        )
         self.drain_period = parameters.seconds("drain_period", drain_period, optional=True)
         self.address_probe_timeout = parameters.seconds("address_probe_timeout", address_probe_timeout) or 0.0
         self.worker_logdir_root = parameters.folder("worker_logdir_root", worker_logdir_root)
@@ -155,12 +159,16 @@ class HighThroughputExecutor(Executor):
         self.encrypted = parameters.flag("encrypted", encrypted)
         self.working_dir = parameters.folder("working_dir", working_dir)
         if self.working_dir is not None and self.provider.local and not os.path.isdir(self.working_dir):
-            raise parameters.reject("working_dir", self.working_dir, "give a folder that is there: workers run in it")
+            raise parameters.reject(
+                "working_dir", self.working_dir, "give a folder that is there: workers run in it"
+            )
         self.run_dir = parameters.folder("run_dir", run_dir)
         parameters.initializer(initializer, initargs)
         self._initializer = initializer
         self._initargs = tuple(initargs)
-        self.max_tasks_per_child = parameters.positive("max_tasks_per_child", max_tasks_per_child, optional=True)
+        self.max_tasks_per_child = parameters.positive(
+            "max_tasks_per_child", max_tasks_per_child, optional=True
+        )
         self.max_outstanding = parameters.positive("max_outstanding", max_outstanding) or 0
         self.max_payload_bytes = parameters.positive("max_payload_bytes", max_payload_bytes, optional=True)
 
@@ -255,13 +263,19 @@ class HighThroughputExecutor(Executor):
             try:
                 function = self._functions.lookup(self._initializer).function.payload
             except errors.SerializationError as error:
-                raise parameters.reject("initializer", self._initializer, f"it cannot be sent to workers: {error}") from error
+                raise parameters.reject(
+                    "initializer", self._initializer, f"it cannot be sent to workers: {error}"
+                ) from error
             try:
                 call, frames = pack_call(self._initargs, {}, name="the initializer")
             except errors.SerializationError as error:
-                raise parameters.reject("initargs", "...", f"they cannot be sent to workers: {error}") from error
+                raise parameters.reject(
+                    "initargs", "...", f"they cannot be sent to workers: {error}"
+                ) from error
             if frames:
-                raise parameters.reject("initargs", "...", "they are too large: have the initializer read them from a file")
+                raise parameters.reject(
+                    "initargs", "...", "they are too large: have the initializer read them from a file"
+                )
         return WorkerConfig(
             working_directory=self.working_dir or os.getcwd(),
             sys_path=[os.path.abspath(entry) for entry in sys.path],
@@ -464,7 +478,9 @@ class HighThroughputExecutor(Executor):
 
     def connected_blocks(self) -> list[str]:
         """The ids of the blocks that have registered managers."""
-        return sorted({manager.block for manager in self.connected_managers()}, key=lambda block: (len(block), block))
+        return sorted(
+            {manager.block for manager in self.connected_managers()}, key=lambda block: (len(block), block)
+        )
 
     def managers_packages(self) -> dict[str, dict[str, str]]:
         """For each manager's id, the installed packages and their versions."""
@@ -539,7 +555,10 @@ class HighThroughputExecutor(Executor):
         if future.done():
             return self._explained_as_done(task)
         if explanation.state == "at the interchange" and not self.connected_workers:
-            said = [f"block {view.id} is {view.state.value}" + (f" ({view.message})" if view.message else "") for view in self.blocks()]
+            said = [
+                f"block {view.id} is {view.state.value}" + (f" ({view.message})" if view.message else "")
+                for view in self.blocks()
+            ]
             explanation.waits_for += "; " + ("; ".join(said) or "no block was started")
         return task_explanation(name, explanation)
 
@@ -592,7 +611,9 @@ class HighThroughputExecutor(Executor):
             future._exception = error
             future._state = futures.FINISHED
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: object) -> bool | None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: object
+    ) -> bool | None:
         interrupted = kind is not None and not issubclass(kind, Exception)
         # Whoever presses Ctrl-C wants an end, not the rest of the work.
         self._end(True, cancel_futures=interrupted, kill=interrupted)

@@ -29,7 +29,9 @@ class ResourceSpecification(NamedTuple):
             check = _CHECKS.get(name)
             if check is None:
                 accepted = ", ".join(sorted(_CHECKS))
-                raise InvalidResourceSpecification(f"unknown option {name}={value!r}: accepted are {accepted}")
+                raise InvalidResourceSpecification(
+                    f"unknown option {name}={value!r}: accepted are {accepted}"
+                )
             complaint = check(value)
             if complaint:
                 raise InvalidResourceSpecification(f"{name}={value!r}: {complaint}")

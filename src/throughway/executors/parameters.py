@@ -40,7 +40,9 @@ def positive(name: str, value: int | None, *, optional: bool = False, zero: bool
 def port(name: str, value: int | None) -> int | None:
     """A TCP port, or None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536):
-        raise reject(name, value, "give a port from 1 to 65535, or None for any free one in worker_port_range")
+        raise reject(
+            name, value, "give a port from 1 to 65535, or None for any free one in worker_port_range"
+        )
     return value
 
 
@@ -62,16 +64,26 @@ def address(value: str | None) -> str | None:
     """An IP address or a host name, or None."""
     if value is None:
         return None
-    if not isinstance(value, str) or not value or any(not character.isprintable() or character in " /*" for character in value):
+    if (
+        not isinstance(value, str)
+        or not value
+        or any(not character.isprintable() or character in " /*" for character in value)
+    ):
         raise reject("address", value, "give an IP address or a host name, or None")
     if value in ("0.0.0.0", "::"):
-        raise reject("address", value, "no manager can connect to it: give an address that they can reach, or None for all")
+        raise reject(
+            "address",
+            value,
+            "no manager can connect to it: give an address that they can reach, or None for all",
+        )
     return value
 
 
 def provider(value: object) -> None:
     """An object with the methods of a provider."""
-    if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in ("submit", "status", "cancel")):
+    if isinstance(value, type) or not all(
+        callable(getattr(value, name, None)) for name in ("submit", "status", "cancel")
+    ):
         raise reject("provider", value, "give a provider, such as throughway.providers.LocalProvider()")
 
 
@@ -137,7 +149,9 @@ def initializer(function: Callable[..., Any] | None, arguments: Sequence[Any]) -
     if not isinstance(arguments, tuple | list):
         raise reject("initargs", arguments, "give a tuple")
     if arguments and function is None:
-        raise reject("initargs", arguments, "there is no initializer to take them: give one, or leave them out")
+        raise reject(
+            "initargs", arguments, "there is no initializer to take them: give one, or leave them out"
+        )
 
 
 def heartbeats(period: float, threshold: float) -> tuple[float, float]:

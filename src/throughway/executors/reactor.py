@@ -70,7 +70,9 @@ def _payloads(message: m.Results, frames: Sequence[Buffer]) -> list[bytes]:
         counts = f"{len(message.tasks)} tasks, {len(message.outcomes)} outcomes and {len(payloads)} payloads"
         raise errors.ProtocolError(f"there are {counts}")
     if sum(message.frames.values()) != len(frames) - 1:
-        raise errors.ProtocolError(f"{sum(message.frames.values())} frames are announced, {len(frames) - 1} are there")
+        raise errors.ProtocolError(
+            f"{sum(message.frames.values())} frames are announced, {len(frames) - 1} are there"
+        )
     return payloads
 
 
@@ -82,7 +84,9 @@ class ExecutorReactor:
         on_broken: called once nothing can run any more, before any future is told.
     """
 
-    def __init__(self, forgotten: Callable[[], list[int]], on_broken: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, forgotten: Callable[[], list[int]], on_broken: Callable[[], None] = lambda: None
+    ) -> None:
         self.futures: dict[int, Any] = {}
         """task id → `Outstanding`, from `add` until its outcome"""
         self.outbox: deque[m.Task] = deque()
@@ -110,7 +114,9 @@ class ExecutorReactor:
         self.futures[task.id] = future
         self.outbox.append(task)
 
-    def cancel(self, tasks: Sequence[int], told: Callable[[bool], None] | None, *, kill: bool = False) -> None:
+    def cancel(
+        self, tasks: Sequence[int], told: Callable[[bool], None] | None, *, kill: bool = False
+    ) -> None:
         """Ask that these tasks never start; ``told`` is called with the verdict on the only one, once."""
         tasks = [task for task in tasks if task in self.futures]
         if not tasks:
@@ -226,7 +232,9 @@ class ExecutorReactor:
         large: Sequence[Buffer] = ()
         verdicts = self._verdicts
         counts = message.frames
-        for index, (task, outcome, payload) in enumerate(zip(message.tasks, message.outcomes, payloads, strict=True)):
+        for index, (task, outcome, payload) in enumerate(
+            zip(message.tasks, message.outcomes, payloads, strict=True)
+        ):
             if counts:
                 count = counts.get(index, 0)
                 large = frames[at : at + count] if count else ()
@@ -255,7 +263,9 @@ class ExecutorReactor:
 
     def _contradicted(self, message: m.Results, error: errors.ProtocolError) -> None:
         """A manager sent results that make no sense: the tasks that it names are settled there, so they end here."""
-        self._actions.append(Log("ERROR", f"manager {message.manager} sent results that make no sense: {error}"))
+        self._actions.append(
+            Log("ERROR", f"manager {message.manager} sent results that make no sense: {error}")
+        )
         for task in message.tasks:
             future = self.futures.get(task)
             if future is not None:

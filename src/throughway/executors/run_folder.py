@@ -126,7 +126,11 @@ def _runtime_folder(run: RunId) -> Path:
     candidates = [Path(base) / "throughway"] if base and os.access(base, os.W_OK) else []
     candidates += [Path(folder) / f"throughway-{os.getuid()}" for folder in (tempfile.gettempdir(), "/tmp")]  # noqa: S108
     # Unix sockets have short paths, where batch systems like to give long folders.
-    fitting = (folder for folder in candidates if len(os.fsencode(folder / str(run) / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES)
+    fitting = (
+        folder
+        for folder in candidates
+        if len(os.fsencode(folder / str(run) / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES
+    )
     parent = next(fitting, candidates[0])
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -207,7 +207,7 @@ class ExecutorShell:
         self._on_batch()
 
     def _wait(self, timeout: float | None) -> list[Event]:
-        if not (self._requests or self._reactor.outbox and self._sendable or self._wire.pending()):
+        if not (self._requests or (self._reactor.outbox and self._sendable) or self._wire.pending()):
             self._selector.wait(timeout)
         return self._wire.receive()
 
@@ -288,7 +288,9 @@ class ExecutorShell:
         except OSError as error:
             said = f"({error})"
         text = f"the interchange (process {self._process.pid}) is gone: {reason}, exit status {status}"
-        return errors.InterchangeLost(f"{text}; logs: {self._output.parent}" + (f"; it said:\n{said}" if said else ""))
+        return errors.InterchangeLost(
+            f"{text}; logs: {self._output.parent}" + (f"; it said:\n{said}" if said else "")
+        )
 
     def _finish(self) -> None:
         try:
@@ -317,7 +319,9 @@ class ExecutorShell:
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            logger.warning("the interchange (process %d) did not end by itself and is killed", self._process.pid)
+            logger.warning(
+                "the interchange (process %d) did not end by itself and is killed", self._process.pid
+            )
             self._process.kill()
             self._process.wait()
 

@@ -109,7 +109,10 @@ class InterchangeReactor:
         for task in tasks:
             self.state.frames.pop(task.id, None)
         self._actions += [
-            Log("ERROR", f"a submission of {len(tasks)} tasks was dropped: its frames or functions did not fit"),
+            Log(
+                "ERROR",
+                f"a submission of {len(tasks)} tasks was dropped: its frames or functions did not fit",
+            ),
             Send(EXECUTOR, m.Lost("none", "no host", reason, "", [task.id for task in tasks])),
         ]
 
@@ -186,7 +189,9 @@ class InterchangeReactor:
         if reason is None and hello.workers < 0:
             reason = f"{hello.workers} workers cannot be"
         if reason is None and hello.capacity < hello.workers:
-            reason = f"a capacity of {hello.capacity} tasks cannot be for {hello.workers} workers: each holds one"
+            reason = (
+                f"a capacity of {hello.capacity} tasks cannot be for {hello.workers} workers: each holds one"
+            )
         if reason is not None or self._exiting:
             reason = reason or "the executor is shutting down"
             state.refused_managers += 1
@@ -223,9 +228,7 @@ class InterchangeReactor:
             Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers)),
         ]
 
-    def manager_said(
-        self, peer: int, message: m.FromManager, raw: Sequence[Buffer], now: float
-    ) -> None:
+    def manager_said(self, peer: int, message: m.FromManager, raw: Sequence[Buffer], now: float) -> None:
         """A message of a registered manager; ``raw`` are all its frames, to be forwarded as they are."""
         manager = self.state.peers.get(peer)
         if manager is None:
@@ -387,9 +390,13 @@ class InterchangeReactor:
             Disconnect(manager.peer, reason),
         ]
         if tasks:
-            self._actions.append(Send(EXECUTOR, m.Lost(manager.id, manager.host, reason, manager.hello.log, tasks)))
+            self._actions.append(
+                Send(EXECUTOR, m.Lost(manager.id, manager.host, reason, manager.hello.log, tasks))
+            )
 
-    def _tell(self, manager: ManagerRecord, message: m.Message, now: float, frames: Sequence[Buffer] = ()) -> None:
+    def _tell(
+        self, manager: ManagerRecord, message: m.Message, now: float, frames: Sequence[Buffer] = ()
+    ) -> None:
         manager.last_sent = now
         self._actions.append(Send(manager.peer, message, frames))
 

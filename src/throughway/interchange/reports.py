@@ -22,7 +22,9 @@ def report(state: InterchangeState, topic: str, now: float) -> bytes | None:
         case "status":
             return encode(state.status(now))
         case "run":
-            return encode(RunView(state.status(now), [manager.view(now) for manager in state.managers.values()]))
+            return encode(
+                RunView(state.status(now), [manager.view(now) for manager in state.managers.values()])
+            )
         case _:
             return None
 
@@ -33,7 +35,12 @@ def explain(state: InterchangeState, subject: str, now: float) -> tuple[Explanat
     manager = state.owners.get(task)
     if manager is not None:
         explanation = Explanation(
-            task, "at a manager", manager=manager.id, host=manager.host, block=manager.block, log=manager.hello.log
+            task,
+            "at a manager",
+            manager=manager.id,
+            host=manager.host,
+            block=manager.block,
+            log=manager.hello.log,
         )
         return explanation, manager
     if task not in state.queue:

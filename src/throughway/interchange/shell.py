@@ -44,7 +44,9 @@ class InterchangeShell:
         self._selector = Poller()
         self._wires: list[Wire] = []
         self._socket_path = ""
-        self._executor_wire = UnixWire.over(socket.socket(fileno=config.executor_descriptor), label="executor")
+        self._executor_wire = UnixWire.over(
+            socket.socket(fileno=config.executor_descriptor), label="executor"
+        )
         self._add(self._executor_wire)
         if config.local_descriptor is not None:
             limits = {"max_message_bytes": config.max_message_bytes}

@@ -174,7 +174,9 @@ class InterchangeState(msgspec.Struct, eq=False):
         """Every cross-index agrees with every other. For tests and simulations."""
         self.queue.sanity_check()
         for number, manager in self.owners.items():
-            assert number in manager.tasks, f"task {number} is indexed at {manager.id}, which does not have it"
+            assert number in manager.tasks, (
+                f"task {number} is indexed at {manager.id}, which does not have it"
+            )
             assert number not in self.queue, f"task {number} waits and is assigned"
         held = sum(len(manager.tasks) for manager in self.managers.values())
         assert held == len(self.owners), "each task has one owner"
@@ -194,8 +196,12 @@ class InterchangeState(msgspec.Struct, eq=False):
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()
-        offered = sum(manager.open and len(manager.tasks) < manager.workers for manager in self.managers.values())
-        assert len(self.idle) + len(self.idle_aside.members) == offered, "each manager with an idle worker is on offer"
+        offered = sum(
+            manager.open and len(manager.tasks) < manager.workers for manager in self.managers.values()
+        )
+        assert len(self.idle) + len(self.idle_aside.members) == offered, (
+            "each manager with an idle worker is on offer"
+        )
         roomy = sum(
             manager.open and manager.workers <= len(manager.tasks) < manager.capacity
             for manager in self.managers.values()

@@ -192,10 +192,19 @@ class ManagerReactor:
         if worker is None:
             if task in state.queue:
                 ahead = state.queue.ahead(task)
-                return Explanation(task, "at a manager", "a free worker", state.id, state.host, state.block, ahead=ahead)
+                return Explanation(
+                    task, "at a manager", "a free worker", state.id, state.host, state.block, ahead=ahead
+                )
             return Explanation(task, "unknown", "nothing: its outcome is on its way")
         where = Explanation(
-            task, "running", "", state.id, state.host, state.block, worker.slot, log=state.worker_log(worker.slot)
+            task,
+            "running",
+            "",
+            state.id,
+            state.host,
+            state.block,
+            worker.slot,
+            log=state.worker_log(worker.slot),
         )
         where.ahead = next(index for index, other in enumerate(worker.pending) if other.id == task)
         if where.ahead:
@@ -392,7 +401,9 @@ class ManagerReactor:
         if running < STUCK_SECONDS:
             self._look_at(worker, now + max(LOOK_SECONDS, running))
 
-    def worker_ended(self, number: int, status: int, unclaimed: int, stderr: str, log: str, now: float) -> None:
+    def worker_ended(
+        self, number: int, status: int, unclaimed: int, stderr: str, log: str, now: float
+    ) -> None:
         """A worker's process is gone and all it wrote was read; ``unclaimed`` claims were left.
 
         ``status`` is that of `os.waitpid`, ``stderr`` the end of what it wrote to its log.
@@ -414,7 +425,9 @@ class ManagerReactor:
         if not worker.ready:
             self._start_failures += 1
             how = describe_status(status)
-            self._actions.append(Log("ERROR", f"worker {worker.slot} {how} before it was ready; its log ends: {stderr}"))
+            self._actions.append(
+                Log("ERROR", f"worker {worker.slot} {how} before it was ready; its log ends: {stderr}")
+            )
             if self._start_failures >= MAX_START_FAILURES:
                 reason = f"{self._start_failures} workers in a row ended before they were ready; the last {how}: {stderr}"
                 self._actions.append(Exit(reason, 1))
@@ -422,7 +435,9 @@ class ManagerReactor:
         if state.draining is None:
             self._start_worker(worker.slot)
 
-    def _lose(self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float) -> None:
+    def _lose(
+        self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float
+    ) -> None:
         outcome = m.Outcome.WORKER_LOST
         if worker.kill is not None and worker.kill[0] == task.id:
             outcome = worker.kill[1]
@@ -443,7 +458,9 @@ class ManagerReactor:
         self._workers.append(worker.slot)
         self._payloads.append(codec.encode(loss))
         if outcome == m.Outcome.WORKER_LOST:
-            self._actions.append(Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}"))
+            self._actions.append(
+                Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}")
+            )
 
     def _start_worker(self, slot: int) -> None:
         number = self._next_worker
@@ -530,7 +547,9 @@ class ManagerReactor:
             self.drain("its time is over")
         if now - self._last_heard >= self._threshold:
             silence = now - self._last_heard
-            self._actions.append(Exit(f"the interchange was silent for {silence:.1f} s (heartbeat_threshold)", 1))
+            self._actions.append(
+                Exit(f"the interchange was silent for {silence:.1f} s (heartbeat_threshold)", 1)
+            )
         elif now - self._last_sent >= self._period:
             self._tell(m.Heartbeat(), now)
 
@@ -553,7 +572,12 @@ class ManagerReactor:
         for worker in self.state.workers.values():
             if not waiting:
                 return
-            if len(worker.bundles) == 1 and not worker.discards and worker.left is None and not worker.stopping:
+            if (
+                len(worker.bundles) == 1
+                and not worker.discards
+                and worker.left is None
+                and not worker.stopping
+            ):
                 first = worker.pending[0]
                 if first.walltime or worker.number in self.state.stuck or worker.revoking or worker.kills:
                     continue

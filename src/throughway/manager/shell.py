@@ -63,7 +63,9 @@ class ManagerShell:
         logger: where it logs.
     """
 
-    def __init__(self, config: ManagerConfig, fork: Callable[[socket.socket], None], logger: logging.Logger) -> None:
+    def __init__(
+        self, config: ManagerConfig, fork: Callable[[socket.socket], None], logger: logging.Logger
+    ) -> None:
         self._config = config
         self._log = logger
         self._host = socket.gethostname()
@@ -147,7 +149,9 @@ class ManagerShell:
         monotonic = time.monotonic
         try:
             while self._exit is None:
-                timeout = 0.0 if self._wire.pending() else max(0.0, self._reactor.next_deadline() - monotonic())
+                timeout = (
+                    0.0 if self._wire.pending() else max(0.0, self._reactor.next_deadline() - monotonic())
+                )
                 wait(timeout)
                 now = monotonic()
                 for event in self._wire.receive():
@@ -253,10 +257,14 @@ class ManagerShell:
             # A large result under way is read as it comes; otherwise the bell tells.
             self._watch(process.results, partial, lambda mask: self._read(number, time.monotonic()))
 
-    def _watch(self, descriptor: int, wanted: bool, ready: Callable[[int], None], write: bool = False) -> None:
+    def _watch(
+        self, descriptor: int, wanted: bool, ready: Callable[[int], None], write: bool = False
+    ) -> None:
         if wanted and descriptor not in self._watched:
             self._watched.add(descriptor)
-            self._selector.register(descriptor, selectors.EVENT_WRITE if write else selectors.EVENT_READ, ready)
+            self._selector.register(
+                descriptor, selectors.EVENT_WRITE if write else selectors.EVENT_READ, ready
+            )
         elif not wanted and descriptor in self._watched:
             self._watched.discard(descriptor)
             self._selector.unregister(descriptor)
@@ -336,7 +344,9 @@ class ManagerShell:
             case Start(worker=number, slot=slot):
                 self._start_worker(number, slot)
             case ReportPackages(request=request):
-                self._wire.send(self._peer, [codec.encode(m.Answer(request, codec.encode(installed_packages())))])
+                self._wire.send(
+                    self._peer, [codec.encode(m.Answer(request, codec.encode(installed_packages())))]
+                )
             case Exit():
                 self._exit = self._exit or action
             case Log(level=level, text=text):

@@ -300,15 +300,7 @@ class ObserverHello(msgspec.Struct, tag="observer"):
 
 FromExecutor: TypeAlias = Submit | Cancel | Ask | Shutdown
 FromManager: TypeAlias = (
-    Results
-    | Started
-    | Verdicts
-    | Returned
-    | Draining
-    | Leaving
-    | Heartbeat
-    | Broken
-    | Answer
+    Results | Started | Verdicts | Returned | Draining | Leaving | Heartbeat | Broken | Answer
 )
 Hello: TypeAlias = ManagerHello | ObserverHello
 Greeting: TypeAlias = Welcome | Refused

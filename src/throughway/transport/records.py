@@ -32,7 +32,9 @@ class Record(NamedTuple):
     frames: Sequence[Buffer]
 
 
-def pack_record(task: int, outcome: int, seconds: float, payload: bytes, frames: Sequence[Buffer]) -> list[Buffer]:
+def pack_record(
+    task: int, outcome: int, seconds: float, payload: bytes, frames: Sequence[Buffer]
+) -> list[Buffer]:
     """The parts of a record, to be written one after the other."""
     head = HEAD.pack(task, len(payload), seconds, len(frames), outcome)
     if not frames:
@@ -107,7 +109,7 @@ class RecordReader:
             lengths = struct.unpack_from(f"<{count}Q", data, body)
             body += 8 * count
             total = length + sum(lengths)
-            if end - body < total and total < _DIRECT_BYTES:
+            if end - body < total < _DIRECT_BYTES:
                 break
             try:
                 large = _LargeRecord(task, outcome, seconds, length, lengths)

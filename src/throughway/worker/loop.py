@@ -150,7 +150,10 @@ class Worker:
             args, kwargs = unpack_call(self._config.initializer_call, ())
             function(*args, **kwargs)
         except Exception as error:
-            self._mark(Mark.INITIALIZER_FAILED, pack_exception(error, context=self._context_of("the initializer", -1)))
+            self._mark(
+                Mark.INITIALIZER_FAILED,
+                pack_exception(error, context=self._context_of("the initializer", -1)),
+            )
             return False
         return True
 

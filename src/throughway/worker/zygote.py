@@ -105,7 +105,10 @@ class Zygote:
             try:
                 os.chdir(config.working_directory)
             except OSError as error:
-                print(f"cannot work in {config.working_directory} on this host: {error.strerror}", file=sys.stderr)
+                print(
+                    f"cannot work in {config.working_directory} on this host: {error.strerror}",
+                    file=sys.stderr,
+                )
 
     def _spawn(self, order: Spawn, descriptors: Sequence[int]) -> None:
         flush()
