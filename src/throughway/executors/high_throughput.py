@@ -459,8 +459,8 @@ class HighThroughputExecutor(Executor):
             told.wait(COMMAND_SECONDS)
         if not answers:
             raise errors.CommandTimeout(
-                f"the interchange of {self.label!r} (process {run.shell.interchange_pid}) did not answer {topic!r} within "
-                f"{COMMAND_SECONDS:g} s: it may be stopped or overloaded; its log is in {run.folder.path}"
+                f"the interchange of {self.label!r} (process {run.shell.interchange_pid}) did not answer {topic!r} "
+                f"within {COMMAND_SECONDS:g} s: it may be stopped or overloaded; its log is in {run.folder.path}"
             )
         if answers[0].error:
             raise errors.ExecutorFailed(answers[0].error)

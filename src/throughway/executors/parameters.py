@@ -70,7 +70,7 @@ def address(value: str | None) -> str | None:
         or any(not character.isprintable() or character in " /*" for character in value)
     ):
         raise reject("address", value, "give an IP address or a host name, or None")
-    if value in ("0.0.0.0", "::"):
+    if value in ("0.0.0.0", "::"):  # noqa: S104 - it is refused
         raise reject(
             "address",
             value,
@@ -137,7 +137,8 @@ def launch_command(value: str | None) -> str:
         raise reject(
             "launch_cmd",
             value,
-            f"give a shell command with {{config}}, and with {{python}} and {{block}} where wanted, as in {LAUNCH_COMMAND!r}",
+            "give a shell command with {config}, and with {python} and {block} where wanted, "
+            f"as in {LAUNCH_COMMAND!r}",
         )
     return value
 

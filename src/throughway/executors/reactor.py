@@ -249,7 +249,7 @@ class ExecutorReactor:
                 else:
                     try:
                         value = unpack_result(payload, large)
-                    except Exception as error:
+                    except errors.DeserializationError as error:
                         future._set_error(error)
                     else:
                         future._set_value(value)

@@ -13,7 +13,8 @@ class TaskExplanation:
     """Where a task is, since when, and what it waits for. ``str()`` says it in one sentence.
 
     ``state`` is one of ``done``, ``at the executor``, ``at the interchange``, ``at a manager``, ``at a worker``,
-    ``running``, ``unknown``; ``function`` is its name, empty once it is done; ``seconds`` is how long it has been running, ``ahead`` how many tasks go before it, and
+    ``running``, ``unknown``; ``function`` is its name, empty once it is done; ``seconds`` is how long it has
+    been running, ``ahead`` how many tasks go before it, and
     ``log`` where on ``host`` its output goes; for a task that is done, the folder of all logs.
     """
 
@@ -70,8 +71,11 @@ def task_explanation(function: str, explanation: Explanation) -> TaskExplanation
 
 
 class StatusReport(NamedTuple):
-    """An executor at one moment. ``memory`` is in bytes; ``core_hours`` counts, for the time that tasks ran, the cores of
-    their workers (``cores_per_worker``)."""
+    """An executor at one moment.
+
+    ``memory`` is in bytes; ``core_hours`` counts, for the time that tasks ran, the cores of their workers
+    (``cores_per_worker``).
+    """
 
     cores: int
     memory: int

@@ -143,8 +143,10 @@ class Run:
 
 
 def _listening_address(address: str) -> str:
-    """Where to listen so that ``address`` reaches us: there alone if it is one of ours, everywhere if it is a name, which
-    may stand for another one elsewhere, or an address that something translates into ours.
+    """Where to listen so that ``address`` reaches us.
+
+    There alone if it is one of ours, everywhere if it is a name, which may stand for another one elsewhere, or an
+    address that something translates into ours.
 
     Raises:
         ConfigurationError: it is a name that nobody knows.
@@ -153,7 +155,8 @@ def _listening_address(address: str) -> str:
         found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(
-            f"address={address!r} cannot be resolved ({error}): give an IP address of this machine, or a name that has one"
+            f"address={address!r} cannot be resolved ({error}): "
+            "give an IP address of this machine, or a name that has one"
         ) from error
     numbers = [str(target[0]) for *_, target in found]
     if address == "localhost" or address in numbers:

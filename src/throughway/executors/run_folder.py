@@ -86,7 +86,8 @@ class RunFolder:
             self.path.mkdir(mode=0o700)
         except OSError as error:
             raise ConfigurationError(
-                f"run_dir={os.fspath(parent)!r}: cannot make {self.path}: {error.strerror}: give a run_dir that is writable"
+                f"run_dir={os.fspath(parent)!r}: cannot make {self.path}: {error.strerror}: "
+                "give a run_dir that is writable"
             ) from error
         try:
             self.runtime = _runtime_folder(run)
@@ -137,7 +138,8 @@ def _runtime_folder(run: RunId) -> Path:
         status = parent.lstat()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot make the runtime folder {parent}: {error.strerror}: set XDG_RUNTIME_DIR or TMPDIR to a folder of this user"
+            f"cannot make the runtime folder {parent}: {error.strerror}: "
+            "set XDG_RUNTIME_DIR or TMPDIR to a folder of this user"
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ConfigurationError(

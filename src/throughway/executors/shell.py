@@ -258,7 +258,7 @@ class ExecutorShell:
         try:
             return codec.decode_to_executor(event.frames[0])
         except errors.ProtocolError as error:
-            logger.error("dropped a message of the interchange: %s", error)
+            logger.error("dropped a message of the interchange: %s", error)  # noqa: TRY400 - no fault of this code
             return None
 
     def _on_event(self, event: Event) -> None:

@@ -117,7 +117,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _reachable(address: str) -> bool:
-    if _is_loopback(address) or address in ("0.0.0.0", "::"):
+    if _is_loopback(address) or address in ("0.0.0.0", "::"):  # noqa: S104 - it is left out
         return False
     if ":" not in address:
         return True

@@ -429,7 +429,8 @@ class ManagerReactor:
                 Log("ERROR", f"worker {worker.slot} {how} before it was ready; its log ends: {stderr}")
             )
             if self._start_failures >= MAX_START_FAILURES:
-                reason = f"{self._start_failures} workers in a row ended before they were ready; the last {how}: {stderr}"
+                failures = f"{self._start_failures} workers in a row ended before they were ready"
+                reason = f"{failures}; the last {how}: {stderr}"
                 self._actions.append(Exit(reason, 1))
                 return
         if state.draining is None:

@@ -9,6 +9,7 @@ import resource
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -413,5 +414,7 @@ def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
         raise
     logger.log(logging.ERROR if end.status else logging.INFO, "manager ends: %s", end.reason)
     if end.status:
-        print(f"throughway manager: {end.reason}", flush=True)
+        # The job's output is where the executor looks when a block has failed.
+        sys.stdout.write(f"throughway manager: {end.reason}\n")
+        sys.stdout.flush()
     return end.status

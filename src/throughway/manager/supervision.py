@@ -167,7 +167,7 @@ class ZygoteClient:
     """The manager's end of the zygote's control socket."""
 
     def __init__(self, config: WorkerConfig, fork: Callable[[socket.socket], None] | None) -> None:
-        """Start a zygote: with ``fork``, which runs one over a socket, as a fork of this process; else as a fresh one."""
+        """Start a zygote: a fork of this process that calls ``fork`` with a socket, or without it a fresh process."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process: subprocess.Popen[bytes] | None = None
         self.pid = 0

@@ -49,7 +49,7 @@ class ExceptionContext(msgspec.Struct, array_like=True, frozen=True):
     """the path, on that host, of the file that has what the task printed"""
 
     def note(self) -> str:
-        """``"task 'f' (17) on host nid001, manager ab12, worker 3, log /path/worker-3.log"``, without what is not known."""
+        """``"task 'f' (17) on host nid001, manager ab12, worker 3, log /a/worker-3.log"``, of what is known."""
         name = f" {self.task!r}" if self.task else ""
         number = f" ({self.task_id})" if self.task_id >= 0 else ""
         places = [

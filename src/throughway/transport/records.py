@@ -72,7 +72,7 @@ class RecordReader:
                         records.append(self._large.record())
                         self._large = None
                     continue
-                # Into a buffer that is there: to make one of this size for each read costs more than a small record does.
+                # Into a buffer that is there: to make one of this size for each read costs more than small records do.
                 data = bytes(_buffer[: os.readv(self._descriptor, [_buffer])])
             except (BlockingIOError, InterruptedError):
                 return records

@@ -149,8 +149,8 @@ class Zygote:
             os.set_inheritable(descriptor, False)
         _take_descriptor(os.open(os.devnull, os.O_RDONLY), (0,))
         _take_descriptor(os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), (1, 2))
-        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.__stdout__ = sys.stdout  # type: ignore[misc]
         sys.__stderr__ = sys.stderr  # type: ignore[misc]
         faulthandler.enable(sys.stderr, all_threads=True)
