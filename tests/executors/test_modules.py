@@ -64,7 +64,8 @@ def project(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
     (script / "main.py").write_text(MAIN)
     (script / "beside.py").write_text(
-        "class Own:\n    def __init__(self, name):\n        self.name = name\n\n\ndef double(value):\n    return 2 * value\n"
+        "class Own:\n    def __init__(self, name):\n        self.name = name\n\n\n"
+        "def double(value):\n    return 2 * value\n"
     )
     (library / "travelling" / "__init__.py").write_text("")
     (library / "travelling" / "deep.py").write_text("def triple(value):\n    return 3 * value\n")
@@ -138,7 +139,7 @@ with HighThroughputExecutor(max_workers_per_node=1, run_dir={str(project / "runs
     assert run([script], cwd=project / "work") == "3"
 
 
-# --------------------------------------------------------------------------------------------------------- what is missing
+# ------------------------------------------------------------------------------------------ what is missing
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_a_module_that_workers_do_not_have(runs: Path, only_here: Path) -> None:
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         direct = executor.submit(vanished_module.answer)
         argument = executor.submit(id, vanished_module.Thing())
-        inside = executor.submit(lambda: vanished_module.answer())
+        inside = executor.submit(lambda: vanished_module.answer() + 1)
         inner = executor.submit(import_it)
         fine = executor.submit(tasks.add, 1, 2)
         for future in (direct, argument, inside):

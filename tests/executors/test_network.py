@@ -173,7 +173,7 @@ def test_nothing_listens_without_an_address(runs: Path) -> None:
         assert executor.submit(tasks.add, 1).result(timeout=20) == 1
         worker = executor.submit(tasks.worker_pid).result(timeout=20)
         mine = set(listening([os.getpid()]))
-        assert listening(processes(executor)[1:] + [worker]) == []
+        assert listening([*processes(executor)[1:], worker]) == []
         executor.start()
         assert set(listening([os.getpid()])) == mine
 
@@ -183,7 +183,7 @@ def test_one_port_of_one_address_is_listened_at(executor: HighThroughputExecutor
     assert found == ("tcp", f"0100007F:{port_of(executor):04X}")
 
 
-# ------------------------------------------------------------------------------------------------------------- strangers
+# ----------------------------------------------------------------------------------------------- strangers
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,12 +27,12 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(executor: HighThroughputExecutor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+def notebook(executor: HighThroughputExecutor, monkeypatch: pytest.MonkeyPatch) -> Notebook:
     main = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
     book = Notebook(main)
     book.names["executor"] = executor
-    yield book
+    return book
 
 
 def test_a_function_of_a_cell(notebook: Notebook) -> None:
@@ -73,7 +72,8 @@ def test_a_global_between_two_submits(notebook: Notebook) -> None:
 
 def test_a_class_of_a_cell(notebook: Notebook) -> None:
     notebook.cell(
-        "class Point:\n    def __init__(self, x):\n        self.x = x\n    def moved(self, by):\n        return Point(self.x + by)"
+        "class Point:\n    def __init__(self, x):\n        self.x = x\n"
+        "    def moved(self, by):\n        return Point(self.x + by)"
     )
     notebook.cell("first = executor.submit(Point(1).moved, 2).result(timeout=20)")
     assert notebook.value("(first.x, isinstance(first, Point))") == (3, True)

@@ -728,7 +728,7 @@ def test_whatever_is_accepted_is_kept(priority: int, walltime: float | None, ret
     assert specification == (priority, 0.0 if walltime is None else float(walltime), retries)
 
 
-# ------------------------------------------------------------------------------------------------------- several managers
+# ----------------------------------------------------------------------------------------- several managers
 
 
 def test_two_blocks(make: Make, tmp_path: Path) -> None:

@@ -251,6 +251,17 @@ def test_lost_tasks_are_retried_as_often_as_allowed(bench: Bench) -> None:
     assert bench.reactor.retried == 2
 
 
+def test_what_is_being_cancelled_is_not_retried(bench: Bench) -> None:
+    bench.add(1, retries=3)
+    bench.submission()
+    verdict: list[bool] = []
+    bench.reactor.cancel([1], verdict.append)
+    bench.say(m.Lost("m1", "h", "gone", "", [1]))
+    assert isinstance(bench.futures[1].error, throughway.ManagerLost)
+    assert verdict == [False]
+    assert bench.reactor.submission() is None
+
+
 def test_what_was_killed_is_not_retried(bench: Bench) -> None:
     bench.add(1, 2, retries=5)
     bench.submission()

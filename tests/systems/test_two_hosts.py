@@ -84,8 +84,8 @@ with executor:
     error = executor.submit(tasks.fail, "over there").exception(timeout=40)
     lost = executor.submit(os._exit, 3).exception(timeout=40)
     tell(error=type(error).__name__, notes=error.__notes__, lost=type(lost).__name__, lost_host=lost.host)
-    futures = [executor.submit(tasks.hold, os.path.join(folder, "never"), os.path.join(folder, f"{n}")) for n in range(2)]
     marks = [os.path.join(folder, str(number)) for number in range(2)]
+    futures = [executor.submit(tasks.hold, os.path.join(folder, "never"), mark) for mark in marks]
     while not all(os.path.exists(mark) and os.path.getsize(mark) for mark in marks):
         time.sleep(0.002)
     (manager,) = executor.connected_managers()

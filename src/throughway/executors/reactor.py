@@ -275,7 +275,8 @@ class ExecutorReactor:
                 self.give_up([task], lost)
 
     def _retry(self, future: Outstanding) -> bool:
-        if future._retries <= 0:
+        if future._retries <= 0 or future._task.id in self._verdicts:
+            # What somebody wants cancelled is not run again.
             return False
         future._retries -= 1
         self.retried += 1

@@ -1,0 +1,555 @@
+"""Whole managers in processes of their own; the test is their interchange, over a Unix socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+
+from tests.processes import alive, process_record, title
+from tests.waiting import wait_until
+from tests.worker import tasks
+from throughway.manager.shell import ManagerShell, installed_packages
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.bundles import FromZygote
+from throughway.protocol.configuration import ManagerConfig, WorkerConfig, write_configuration
+from throughway.protocol.version import PROTOCOL_VERSION, python_version
+from throughway.protocol.views import Explanation
+from throughway.serialize.exceptions import unpack_exception
+from throughway.serialize.functions import FunctionTable
+from throughway.serialize.payloads import pack_call, unpack_result
+from throughway.transport.interface import Arrival, Closed, Opened
+from throughway.transport.poller import Poller
+from throughway.transport.unix import UnixWire, listening_socket
+
+ROOT = str(Path(__file__).parents[2])
+SECONDS = 20.0
+Start: TypeAlias = Callable[..., "Manager"]
+
+
+class Manager:
+    """A manager's process, and the interchange to which it belongs."""
+
+    def __init__(self, folder: Path, *, welcome: bool = True, worker: dict[str, Any] | None = None, **config: Any) -> None:
+        self.folder = folder
+        path = str(folder / "interchange")
+        self._wire = UnixWire.listen(listening_socket(path))
+        self._poller = Poller()
+        self._wire.register(self._poller)
+        document = ManagerConfig(
+            run="r1",
+            block="0",
+            folder=str(folder),
+            socket=path,
+            worker=WorkerConfig(**{"sys_path": [ROOT], "working_directory": str(folder), **(worker or {})}),
+            **{"max_workers_per_node": 2, "cores_per_worker": 0.1, **config},
+        )
+        write_configuration(document, folder / "manager.json")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "throughway.manager", str(folder / "manager.json")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.messages: list[Any] = []
+        """what it said"""
+        self.outcomes: dict[int, m.Outcome] = {}
+        self.values: dict[int, Any] = {}
+        """task → its value, its exception, or its loss"""
+        self.gone = False
+        self._peer = -1
+        self._table = FunctionTable()
+        self._entries: list[Any] = []
+        self._sent: set[int] = set()
+        self._next = 1
+        self.hello: m.ManagerHello = self._wait_for_hello()
+        if welcome:
+            self.say(m.Welcome(PROTOCOL_VERSION, 30.0, 120.0))
+
+    def _wait_for_hello(self) -> m.ManagerHello:
+        self.pump(lambda: bool(self.messages), "its hello")
+        hello = self.messages.pop()
+        assert isinstance(hello, m.ManagerHello)
+        return hello
+
+    # ------------------------------------------------------------------------------------------------------- saying
+
+    def say(self, message: m.Message, frames: Sequence[Any] = ()) -> None:
+        self._wire.send(self._peer, [codec.encode(message), *frames])
+
+    def assign(self, *calls: tuple[Any, ...], walltime: float = 0.0) -> list[int]:
+        """Give it calls, each a function and its arguments; returns the tasks' numbers."""
+        assigned, functions, frames = [], {}, []
+        for fn, *arguments in calls:
+            entry = self._table.lookup(fn)
+            self._entries.append(entry)
+            payload, large = pack_call(tuple(arguments), {})
+            frames += large
+            functions[entry.function.id] = entry.function
+            assigned.append(m.Task(self._next, entry.function.id, payload, len(large), 0, walltime))
+            self._next += 1
+        new = [function for number, function in functions.items() if number not in self._sent]
+        self._sent.update(functions)
+        self.say(m.Assign(assigned, new), frames)
+        return [one.id for one in assigned]
+
+    def cancel(self, *numbers: int, kill: bool = False) -> None:
+        self.say(m.Cancel(list(numbers), kill))
+
+    def ask(self, topic: str, subject: str = "") -> bytes:
+        """Ask it something, and wait for the answer."""
+        self.say(m.Ask(7, topic, subject))
+        return bytes(self.wait_for(m.Answer).payload)
+
+    # ------------------------------------------------------------------------------------------------------ hearing
+
+    def pump(self, condition: Callable[[], bool], what: str) -> None:
+        """Hear what it says until the condition holds."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, f"waited {SECONDS:g} s in vain for {what}; its log: {self.log()}"
+            if not self._wire.pending():
+                self._poller.wait(left)
+            for event in self._wire.receive():
+                if isinstance(event, Opened):
+                    self._peer = event.peer
+                elif isinstance(event, Closed):
+                    self.gone = True
+                else:
+                    self._arrived(event)
+
+    def _arrived(self, event: Arrival) -> None:
+        header, *frames = event.frames
+        if not hasattr(self, "hello"):
+            self.messages.append(codec.decode_hello(header))
+            return
+        message = codec.decode_from_manager(header)
+        if not isinstance(message, m.Heartbeat):
+            self.messages.append(message)
+        if isinstance(message, m.Results):
+            payloads = codec.decode_result_body(frames[0])
+            at = 1
+            for index, number in enumerate(message.tasks):
+                count = message.frames.get(index, 0)
+                self._settle(number, m.Outcome(message.outcomes[index]), payloads[index], frames[at : at + count])
+                at += count
+
+    def _settle(self, number: int, outcome: m.Outcome, payload: bytes, frames: Sequence[Any]) -> None:
+        assert number not in self.outcomes, f"task {number} has two outcomes"
+        self.outcomes[number] = outcome
+        if outcome == m.Outcome.VALUE:
+            self.values[number] = unpack_result(payload, frames)
+        elif outcome in (m.Outcome.EXCEPTION, m.Outcome.FAILED):
+            self.values[number] = unpack_exception(payload)
+        else:
+            self.values[number] = codec.decode_loss(payload)
+
+    def wait_for(self, kind: type[Any]) -> Any:
+        """The next message of this kind, which is taken out."""
+        self.pump(lambda: any(isinstance(one, kind) for one in self.messages), f"a {kind.__name__}")
+        found = next(one for one in self.messages if isinstance(one, kind))
+        self.messages.remove(found)
+        return found
+
+    def results(self, *numbers: int) -> list[Any]:
+        """What these tasks gave, waiting for them."""
+        self.pump(lambda: self.outcomes.keys() >= set(numbers), f"the outcomes of {numbers}")
+        return [self.values[number] for number in numbers]
+
+    def run(self, *call: Any) -> Any:
+        """Run one call and return what it gave."""
+        (result,) = self.results(*self.assign(call))
+        return result
+
+    def wait(self) -> int:
+        """Wait for its end; returns its exit status."""
+        self.pump(lambda: self.gone, "its end")
+        return self.process.wait(SECONDS)
+
+    def output(self) -> str:
+        """What it printed. Only after its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+    def log(self) -> str:
+        return "\n".join(path.read_text() for path in self.folder.glob("manager-*.log"))
+
+    def family(self) -> list[int]:
+        """The process ids of its zygote and its workers, at this moment."""
+        members = [self.process.pid]
+        for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
+            record = process_record(int(name))
+            if record is not None and record.parent in members and not record.zombie:
+                members.append(record.pid)
+        return members[1:]
+
+    def zygote(self) -> int:
+        (pid,) = [pid for pid in self.family() if title(pid) == "throughway: zygote"]
+        return pid
+
+    def close(self) -> None:
+        self._wire.close()
+        self._poller.close()
+        if self.process.poll() is None:
+            self.process.wait(SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a manager with two workers."""
+    made: list[Manager] = []
+
+    def make(**config: Any) -> Manager:
+        made.append(Manager(tmp_path, **config))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+@pytest.fixture
+def manager(start: Start) -> Manager:
+    return start()
+
+
+# ---------------------------------------------------------------------------------------------------- a normal life
+
+
+def test_a_manager_introduces_itself_runs_tasks_and_ends_when_it_is_told_to(manager: Manager) -> None:
+    hello = manager.hello
+    assert (hello.protocol, hello.python, hello.block) == (PROTOCOL_VERSION, python_version(), "0")
+    assert (hello.workers, hello.capacity, hello.pid) == (2, 2, manager.process.pid)
+    assert hello.memory > 1 << 20 and hello.cores >= 1
+    assert manager.results(*manager.assign(*[(tasks.double, number) for number in range(300)])) == [
+        2 * number for number in range(300)
+    ]
+    family = manager.family()
+    assert len(family) == 3
+    manager.say(m.Shutdown("that is all"))
+    assert manager.wait() == 0
+    assert not any(map(alive, family))
+    assert manager.output() == ""
+    assert "manager ends: that is all" in manager.log()
+
+
+def test_large_arguments_and_results_pass_through(manager: Manager) -> None:
+    data = os.urandom(4 << 20)
+    calls = [(tasks.double, data), (tasks.double, 1), (tasks.zeros, 8 << 20), (len, data)]
+    assert manager.results(*manager.assign(*calls)) == [data + data, 2, bytes(8 << 20), 4 << 20]
+
+
+def test_workers_know_their_place(manager: Manager) -> None:
+    numbers = manager.assign(*[(tasks.environment, "THROUGHWAY_WORKER_RANK")] * 50)
+    assert set(manager.results(*numbers)) <= {"0", "1"}
+    assert manager.run(tasks.environment, "THROUGHWAY_MANAGER_ID") == manager.hello.id
+    assert manager.run(tasks.environment, "THROUGHWAY_RUN_ID") == "r1"
+    assert manager.run(tasks.directory) == str(manager.folder)
+
+
+def test_accelerators_are_shared_out_and_given_back(start: Start) -> None:
+    manager = start(available_accelerators=["3", "5"])
+    for _ in range(3):
+        numbers = manager.assign(*[(tasks.environment, "CUDA_VISIBLE_DEVICES")] * 20)
+        assert set(manager.results(*numbers)) <= {"3", "5"}
+        manager.run(tasks.kill_self)
+
+
+def test_packages_are_told(manager: Manager) -> None:
+    packages = msgspec.msgpack.decode(manager.ask("packages"))
+    assert packages == installed_packages()
+    assert "msgspec" in packages
+
+
+def test_a_message_that_makes_no_sense_is_dropped(manager: Manager) -> None:
+    for header in (b"", b"nonsense", b"\xc1", codec.encode(m.Listening(1))):
+        manager._wire.send(manager._peer, [header])
+    assert manager.run(tasks.double, 1) == 2
+    assert "dropped a message of the interchange: malformed header of 8 bytes" in manager.log()
+
+
+def test_a_manager_that_is_refused_says_why(start: Start) -> None:
+    manager = start(welcome=False)
+    manager.say(m.Refused("install the same version"))
+    assert manager.wait() == 1
+    assert manager.output() == "throughway manager: refused by the interchange: install the same version\n"
+
+
+def test_a_manager_whose_interchange_goes_ends_with_all_that_it_started(manager: Manager) -> None:
+    child = manager.run(tasks.start_child)
+    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
+    manager.wait_for(m.Started)
+    family = manager.family()
+    manager._wire.disconnect(manager._peer, "test")
+    assert manager.process.wait(SECONDS) == 1
+    assert not any(map(alive, family))
+    wait_until(lambda: not alive(child), what="the end of the child")
+    assert manager.output().startswith("throughway manager: the interchange is gone")
+
+
+def test_an_interchange_that_is_silent_is_given_up(start: Start) -> None:
+    manager = start(heartbeat_period=0.05, heartbeat_threshold=0.3)
+    assert manager.wait() == 1
+    assert "heartbeat_threshold" in manager.output()
+
+
+# ---------------------------------------------------------------------------------------------------------- draining
+
+
+def test_a_termination_signal_drains(manager: Manager) -> None:
+    flag = manager.folder / "flag"
+    running = manager.assign(*[(tasks.wait_for_file, str(flag))] * 2)
+    waiting = manager.assign(*[(tasks.double, 1)] * 3)
+    manager.wait_for(m.Started)
+    os.kill(manager.process.pid, signal.SIGTERM)
+    assert manager.wait_for(m.Draining).reason == "SIGTERM"
+    assert sorted(manager.wait_for(m.Returned).tasks) == waiting
+    flag.touch()
+    assert manager.results(*running) == [str(flag)] * 2
+    assert manager.wait_for(m.Leaving).reason == "SIGTERM"
+    assert manager.wait() == 0
+
+
+def test_a_second_termination_signal_ends_at_once(manager: Manager) -> None:
+    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
+    manager.wait_for(m.Started)
+    os.kill(manager.process.pid, signal.SIGTERM)
+    manager.wait_for(m.Draining)
+    os.kill(manager.process.pid, signal.SIGTERM)
+    assert manager.wait() == 0
+    assert "manager ends: SIGTERM, again" in manager.log()
+
+
+def test_an_interrupt_is_left_to_the_user_process(manager: Manager) -> None:
+    os.kill(manager.process.pid, signal.SIGINT)
+    assert manager.run(tasks.double, 1) == 2
+
+
+def test_a_drain_period_drains(start: Start) -> None:
+    manager = start(drain_period=0.2)
+    assert manager.hello.ends_in == 0.2
+    assert manager.wait_for(m.Draining).reason == manager.wait_for(m.Leaving).reason == "its time is over"
+    assert manager.wait() == 0
+
+
+def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may arrive while the reactor is at work; so what it asks for comes as an event of its own."""
+    import logging
+    import socket
+
+    class NoZygote:
+        def __init__(self, config: WorkerConfig, fork: object) -> None:
+            self.control, self.theirs = socket.socketpair()
+            self.orders: list[object] = []
+
+        def spawn(self, order: object, worker: Any, bell: int) -> None:
+            self.orders.append(order)
+            worker.passed()
+
+        def receive(self) -> FromZygote | None:
+            return None
+
+        def close(self) -> None:
+            self.control.close()
+            self.theirs.close()
+
+    monkeypatch.setattr("throughway.manager.shell.ZygoteClient", NoZygote)
+    previous = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    wire = UnixWire.listen(listening_socket(str(tmp_path / "wire")))
+    config = ManagerConfig("r1", "0", str(tmp_path), socket=str(tmp_path / "wire"), max_workers_per_node=1)
+    shell = ManagerShell(config, lambda control: None, logging.getLogger("throughway.test"))
+    reactor = shell._reactor
+    seen: list[str | None] = []
+    real_turn = reactor.turn
+
+    def turn(now: float) -> list[Any]:
+        if not seen:
+            os.kill(os.getpid(), signal.SIGTERM)
+            # The handler has run by now, in the middle of the reactor's turn.
+            seen.append(reactor.state.draining)
+        return real_turn(now)
+
+    monkeypatch.setattr(reactor, "turn", turn)
+    try:
+        end = shell.run()
+    finally:
+        wire.close()
+        for number, handler in previous:
+            signal.signal(number, handler)
+    assert seen == [None]
+    assert end.reason == "SIGTERM"
+
+
+# ---------------------------------------------------------------------------------------------------- losses and ends
+
+
+def test_a_killed_worker_costs_its_task_and_is_replaced(manager: Manager) -> None:
+    first, second = manager.assign((tasks.print_and_die, "last words"), (tasks.double, 1))
+    assert manager.results(second) == [2]
+    (loss,) = manager.results(first)
+    assert manager.outcomes[first] == m.Outcome.WORKER_LOST
+    assert (loss.signal, loss.exit_code, loss.manager) == (9, None, manager.hello.id)
+    assert loss.stderr == "last words"
+    assert Path(loss.log).read_text() == "last words\n"
+    assert loss.worker in (0, 1)
+    numbers = manager.assign(*[(tasks.pid,)] * 100)
+    assert len(set(manager.results(*numbers))) <= 2
+    wait_until(lambda: len(manager.family()) == 3, what="the new worker")
+
+
+@pytest.mark.parametrize(
+    ("call", "exit_code", "number"),
+    [((tasks.exit_with, 3), 3, None), ((tasks.exit_at_once, 0), 0, None), ((tasks.segfault,), None, signal.SIGSEGV)],
+)
+def test_the_end_of_a_worker_is_told(manager: Manager, call: tuple[Any, ...], exit_code: int | None, number: int | None) -> None:
+    loss = manager.run(*call)
+    assert (loss.exit_code, loss.signal) == (exit_code, number)
+    if number == signal.SIGSEGV:
+        assert "Fatal Python error: Segmentation fault" in loss.stderr
+
+
+def test_a_storm_of_deaths_loses_nothing_else(manager: Manager) -> None:
+    calls = [(tasks.kill_self,) if number % 7 == 0 else (tasks.double, number) for number in range(70)]
+    numbers = manager.assign(*calls)
+    results = manager.results(*numbers)
+    for number, result in enumerate(results):
+        if number % 7 == 0:
+            assert result.signal == 9
+        else:
+            assert result == 2 * number
+
+
+def test_the_running_time_of_a_lost_task_is_told(manager: Manager) -> None:
+    number, *_ = manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
+    manager.wait_for(m.Started)
+    manager.cancel(number, kill=True)
+    (loss,) = manager.results(number)
+    assert manager.outcomes[number] == m.Outcome.KILLED
+    assert loss.seconds >= 0.005
+
+
+def test_a_task_past_its_walltime_is_killed_and_its_neighbour_is_not(manager: Manager) -> None:
+    flag = manager.folder / "flag"
+    (neighbour,) = manager.assign((tasks.wait_for_file, str(flag)))
+    (late,) = manager.assign((tasks.wait_for_file, str(manager.folder / "never")), walltime=0.05)
+    (loss,) = manager.results(late)
+    assert manager.outcomes[late] == m.Outcome.WALLTIME
+    assert loss.seconds >= 0.05
+    flag.touch()
+    assert manager.results(neighbour) == [str(flag)]
+
+
+def test_killing_a_running_task_leaves_those_behind_it(start: Start) -> None:
+    manager = start(max_workers_per_node=1)
+    manager.results(*manager.assign(*[(tasks.wait_for_file, str(manager.folder))] * 200))
+    running, *rest = manager.assign((tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.double, 1)] * 20)
+    explanation = msgspec.msgpack.decode(manager.ask("explain", str(rest[-1])), type=Explanation)
+    assert explanation.state in ("at a worker", "at a manager")
+    manager.cancel(running, rest[0], kill=True)
+    verdict = manager.wait_for(m.Verdicts)
+    while not {running, rest[0]} <= {*verdict.cancelled, *verdict.refused}:
+        more = manager.wait_for(m.Verdicts)
+        verdict = m.Verdicts(verdict.cancelled + more.cancelled, verdict.refused + more.refused)
+    assert rest[0] in verdict.cancelled
+    assert manager.results(*rest[1:]) == [2] * 19
+    if running in verdict.refused:
+        manager.results(running)
+        assert manager.outcomes[running] == m.Outcome.KILLED
+    assert rest[0] not in manager.outcomes
+
+
+def test_a_task_behind_a_long_one_goes_to_the_worker_that_is_free(manager: Manager) -> None:
+    flag = manager.folder / "flag"
+    flag.touch()
+    manager.results(*manager.assign(*[(tasks.wait_for_file, str(flag))] * 400))
+    numbers = manager.assign((tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.wait_for_file, str(flag))] * 100)
+    assert manager.results(*numbers[1:]) == [str(flag)] * 100
+    manager.cancel(numbers[0], kill=True)
+    manager.results(numbers[0])
+
+
+def test_a_killed_zygote_costs_what_ran_and_is_replaced(manager: Manager) -> None:
+    running = manager.assign(*[(tasks.wait_for_file, str(manager.folder / "never"))] * 2)
+    waiting = manager.assign(*[(tasks.double, 1)] * 5)
+    child_starters = manager.family()
+    manager.pump(lambda: sum(len(one.tasks) for one in manager.messages if isinstance(one, m.Started)) == 2, "both")
+    os.kill(manager.zygote(), signal.SIGKILL)
+    assert manager.results(*waiting) == [2] * 5
+    assert [loss.signal for loss in manager.results(*running)] == [9, 9]
+    assert not any(map(alive, child_starters))
+    assert "the zygote is gone; starting another" in manager.log()
+
+
+def test_what_tasks_started_dies_with_a_killed_zygote(manager: Manager) -> None:
+    child = manager.run(tasks.start_child)
+    os.kill(manager.zygote(), signal.SIGKILL)
+    wait_until(lambda: not alive(child), what="the end of the child")
+    assert manager.run(tasks.double, 1) == 2
+
+
+def test_all_ends_with_a_killed_manager(manager: Manager) -> None:
+    child = manager.run(tasks.start_child)
+    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
+    manager.wait_for(m.Started)
+    family = manager.family()
+    assert len(family) == 3
+    manager.process.kill()
+    assert manager.wait() == -signal.SIGKILL
+    wait_until(lambda: not any(map(alive, [*family, child])), what="the end of all processes")
+
+
+def write_into_own_pipe() -> None:
+    """Writes nonsense where the worker writes its records."""
+    import fcntl
+    import os
+
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+            is_pipe = os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+        except OSError:
+            continue
+        if is_pipe and flags & os.O_ACCMODE == os.O_WRONLY and flags & os.O_NONBLOCK:
+            os.write(int(name), b"\xff" * 1000)
+
+
+def test_a_task_that_writes_into_its_pipe_is_lost_alone(manager: Manager) -> None:
+    def broken() -> None:
+        write_into_own_pipe()
+
+    (number,) = manager.assign((broken,))
+    rest = manager.assign(*[(tasks.double, number) for number in range(20)])
+    manager.results(number)
+    assert manager.outcomes[number] == m.Outcome.WORKER_LOST
+    assert manager.results(*rest) == [2 * number for number in range(20)]
+    assert "a task broke its pipe" in manager.log()
+
+
+def test_workers_are_replaced_after_as_many_tasks_as_they_may_run(start: Start) -> None:
+    manager = start(worker={"max_tasks_per_child": 3})
+    pids = manager.results(*manager.assign(*[(tasks.pid,)] * 30))
+    assert len(set(pids)) >= 10
+    assert max(pids.count(pid) for pid in pids) <= 3
+
+
+def test_an_initializer_that_fails_ends_the_manager_with_the_reason(start: Start) -> None:
+    payload, _ = pack_call(("no licence",), {})
+    initializer = FunctionTable().lookup(tasks.fail).function.payload
+    manager = start(worker={"initializer": initializer, "initializer_call": payload})
+    broken = manager.wait_for(m.Broken)
+    error = unpack_exception(broken.record)
+    assert isinstance(error, LookupError) and error.args == ("no licence",)
+    assert manager.wait() == 1
+    assert "5 workers in a row ended before they were ready" in manager.output()
