@@ -341,8 +341,9 @@ def test_a_manager_ends_without_its_interchange(make: Make, tmp_path: Path) -> N
 def test_drain_period(make: Make, tmp_path: Path) -> None:
     executor = make(drain_period=1.0, max_workers_per_node=2, cores_per_worker=0.5)
     (first,) = wait_until(executor.connected_managers, 20, "the manager")
+    assert first.seconds_left is not None
     assert 0 < first.seconds_left <= 1.0
-    managers = set()
+    managers: set[str | None] = set()
     count = 0
     while len(managers) < 3:
         futures = [executor.submit(tasks.environment, "THROUGHWAY_MANAGER_ID") for _ in range(200)]

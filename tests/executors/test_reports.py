@@ -297,13 +297,12 @@ def test_no_manager_can_be_had(runs: Path, tmp_path: Path) -> None:
         provider=LocalProvider(worker_init=script), max_workers_per_node=1, run_dir=runs
     ) as executor:
         future = executor.submit(tasks.add, 1)
-        explanation = wait_until(
-            lambda: next(
-                (each for each in [executor.explain(future)] if "block 0 is running" in each.waits_for), None
-            ),
+        wait_until(
+            lambda: "block 0 is running" in executor.explain(future).waits_for,
             20,
             lambda: f"the block to run: {executor.explain(future)}",
         )
+        explanation = executor.explain(future)
         assert explanation.state == "at the interchange"
         assert "a manager: none is registered" in explanation.waits_for
         gate.touch()

@@ -17,7 +17,7 @@ import pytest
 from tests.processes import alive, process_record, title
 from tests.waiting import wait_until
 from tests.worker import tasks
-from throughway.manager.shell import ManagerShell, installed_packages
+from throughway.manager.shell import FAREWELL_SECONDS, ManagerShell, installed_packages
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import FromZygote
@@ -39,7 +39,9 @@ Start: TypeAlias = Callable[..., "Manager"]
 class Manager:
     """A manager's process, and the interchange to which it belongs."""
 
-    def __init__(self, folder: Path, *, welcome: bool = True, worker: dict[str, Any] | None = None, **config: Any) -> None:
+    def __init__(
+        self, folder: Path, *, welcome: bool = True, worker: dict[str, Any] | None = None, **config: Any
+    ) -> None:
         self.folder = folder
         path = str(folder / "interchange")
         self._wire = UnixWire.listen(listening_socket(path))
@@ -141,7 +143,9 @@ class Manager:
             at = 1
             for index, number in enumerate(message.tasks):
                 count = message.frames.get(index, 0)
-                self._settle(number, m.Outcome(message.outcomes[index]), payloads[index], frames[at : at + count])
+                self._settle(
+                    number, m.Outcome(message.outcomes[index]), payloads[index], frames[at : at + count]
+                )
                 at += count
 
     def _settle(self, number: int, outcome: m.Outcome, payload: bytes, frames: Sequence[Any]) -> None:
@@ -392,6 +396,33 @@ def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPat
     assert end.reason == "SIGTERM"
 
 
+@pytest.mark.parametrize(("sent_each_second", "gone"), [(1 << 20, True), (0, False)])
+def test_the_last_results_are_waited_for_as_long_as_they_move(
+    monkeypatch: pytest.MonkeyPatch, sent_each_second: int, gone: bool
+) -> None:
+    clock = 0.0
+    left = 20 << 20
+
+    class SlowWire:
+        def backlog(self, peer: int) -> int:
+            return left
+
+    class Clock:
+        def wait(self, seconds: float) -> None:
+            nonlocal clock, left
+            clock += seconds
+            left = max(0, left - int(sent_each_second * seconds))
+
+    shell = object.__new__(ManagerShell)
+    shell._peer = 0
+    shell._wire = SlowWire()  # type: ignore[assignment]
+    shell._selector = Clock()  # type: ignore[assignment]
+    monkeypatch.setattr("throughway.manager.shell.time.monotonic", lambda: clock)
+    shell._farewell()
+    assert (left == 0) == gone
+    assert clock == pytest.approx(20.0 if gone else FAREWELL_SECONDS, abs=0.2)
+
+
 # ---------------------------------------------------------------------------------------------------- losses and ends
 
 
@@ -411,9 +442,15 @@ def test_a_killed_worker_costs_its_task_and_is_replaced(manager: Manager) -> Non
 
 @pytest.mark.parametrize(
     ("call", "exit_code", "number"),
-    [((tasks.exit_with, 3), 3, None), ((tasks.exit_at_once, 0), 0, None), ((tasks.segfault,), None, signal.SIGSEGV)],
+    [
+        ((tasks.exit_with, 3), 3, None),
+        ((tasks.exit_at_once, 0), 0, None),
+        ((tasks.segfault,), None, signal.SIGSEGV),
+    ],
 )
-def test_the_end_of_a_worker_is_told(manager: Manager, call: tuple[Any, ...], exit_code: int | None, number: int | None) -> None:
+def test_the_end_of_a_worker_is_told(
+    manager: Manager, call: tuple[Any, ...], exit_code: int | None, number: int | None
+) -> None:
     loss = manager.run(*call)
     assert (loss.exit_code, loss.signal) == (exit_code, number)
     if number == signal.SIGSEGV:
@@ -454,7 +491,9 @@ def test_a_task_past_its_walltime_is_killed_and_its_neighbour_is_not(manager: Ma
 def test_killing_a_running_task_leaves_those_behind_it(start: Start) -> None:
     manager = start(max_workers_per_node=1)
     manager.results(*manager.assign(*[(tasks.wait_for_file, str(manager.folder))] * 200))
-    running, *rest = manager.assign((tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.double, 1)] * 20)
+    running, *rest = manager.assign(
+        (tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.double, 1)] * 20
+    )
     explanation = msgspec.msgpack.decode(manager.ask("explain", str(rest[-1])), type=Explanation)
     assert explanation.state in ("at a worker", "at a manager")
     manager.cancel(running, rest[0], kill=True)
@@ -474,7 +513,9 @@ def test_a_task_behind_a_long_one_goes_to_the_worker_that_is_free(manager: Manag
     flag = manager.folder / "flag"
     flag.touch()
     manager.results(*manager.assign(*[(tasks.wait_for_file, str(flag))] * 400))
-    numbers = manager.assign((tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.wait_for_file, str(flag))] * 100)
+    numbers = manager.assign(
+        (tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.wait_for_file, str(flag))] * 100
+    )
     assert manager.results(*numbers[1:]) == [str(flag)] * 100
     manager.cancel(numbers[0], kill=True)
     manager.results(numbers[0])
@@ -484,7 +525,9 @@ def test_a_killed_zygote_costs_what_ran_and_is_replaced(manager: Manager) -> Non
     running = manager.assign(*[(tasks.wait_for_file, str(manager.folder / "never"))] * 2)
     waiting = manager.assign(*[(tasks.double, 1)] * 5)
     child_starters = manager.family()
-    manager.pump(lambda: sum(len(one.tasks) for one in manager.messages if isinstance(one, m.Started)) == 2, "both")
+    manager.pump(
+        lambda: sum(len(one.tasks) for one in manager.messages if isinstance(one, m.Started)) == 2, "both"
+    )
     os.kill(manager.zygote(), signal.SIGKILL)
     assert manager.results(*waiting) == [2] * 5
     assert [loss.signal for loss in manager.results(*running)] == [9, 9]
@@ -504,10 +547,10 @@ def test_all_ends_with_a_killed_manager(manager: Manager) -> None:
     manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
     manager.wait_for(m.Started)
     family = manager.family()
-    assert len(family) == 3
+    assert child in family and len(family) == 4
     manager.process.kill()
     assert manager.wait() == -signal.SIGKILL
-    wait_until(lambda: not any(map(alive, [*family, child])), what="the end of all processes")
+    wait_until(lambda: not any(map(alive, family)), what="the end of all processes")
 
 
 def write_into_own_pipe() -> None:

@@ -31,7 +31,27 @@ CANCELLED = base.CANCELLED
 CANCELLED_AND_NOTIFIED = base.CANCELLED_AND_NOTIFIED
 FINISHED = base.FINISHED
 
+_UNDONE = frozenset((PENDING, RUNNING))
+
 _making = threading.Lock()
+
+
+class _Late:
+    """What a future needs only once somebody waits for it."""
+
+    __slots__ = ("callbacks", "cond", "sleepers", "waiters")
+
+    def __init__(self) -> None:
+        self.cond: threading.Condition | None = None
+        self.waiters: list[Any] = []
+        self.callbacks: list[Callable[[Future[Any]], object]] = []
+        self.sleepers: list[threading.Lock] = []
+
+    def wake(self) -> None:
+        """Wake those who sleep in `result`."""
+        for lock in self.sleepers:
+            lock.release()
+        self.sleepers.clear()
 
 
 class TaskFuture(Future[Result]):
@@ -42,17 +62,15 @@ class TaskFuture(Future[Result]):
     """
 
     __slots__ = (
-        "_callbacks",
-        "_cond",
         "_entry",
         "_exception",
         "_executor",
         "_frames",
+        "_late",
         "_result",
         "_retries",
         "_state",
         "_task",
-        "_waiting",
         "task_id",
     )
 
@@ -68,9 +86,7 @@ class TaskFuture(Future[Result]):
         self._state = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
-        self._cond: threading.Condition | None = None
-        self._waiting: list[Any] | None = None
-        self._callbacks: list[Callable[[Future[Result]], object]] | None = None
+        self._late: _Late | None = None
         self._executor: HighThroughputExecutor | None = executor
         self._task: Task | None = task
         self._entry: Entry | None = entry
@@ -81,47 +97,51 @@ class TaskFuture(Future[Result]):
     # ---------------------------------------------------------------- what the standard library's code looks at
 
     @property
-    def _condition(self) -> threading.Condition:
-        cond = self._cond
-        if cond is None:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        late = self._late
+        if late is None or late.cond is None:
             with _making:
-                if self._cond is None:
-                    self._cond = threading.Condition()
-                cond = self._cond
-        return cond
+                late = self._late
+                if late is None:
+                    late = self._late = _Late()
+                if late.cond is None:
+                    late.cond = threading.Condition()
+        return late.cond
 
-    @_condition.setter
-    def _condition(self, cond: threading.Condition) -> None:
-        self._cond = cond
-
+    # Both are reached only under the condition's lock, so what they belong to is there.
     @property
-    def _waiters(self) -> list[Any]:
-        # Reached only under the condition's lock.
-        if self._waiting is None:
-            self._waiting = []
-        return self._waiting
-
-    @_waiters.setter
-    def _waiters(self, waiters: list[Any]) -> None:
-        self._waiting = waiters
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return [] if self._late is None else self._late.waiters
 
     @property
     def _done_callbacks(self) -> list[Callable[[Future[Result]], object]]:
-        if self._callbacks is None:
-            self._callbacks = []
-        return self._callbacks
-
-    @_done_callbacks.setter
-    def _done_callbacks(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
-        self._callbacks = callbacks
+        return [] if self._late is None else self._late.callbacks
 
     # ----------------------------------------------------------------------------------------------- for users
 
     def result(self, timeout: float | None = None) -> Result:
         """The task's result; raises its exception, `CancelledError`, or `TimeoutError` after ``timeout`` seconds."""
+        if self._state in _UNDONE:
+            self._sleep(timeout)
         if self._state == FINISHED and self._exception is None:
-            return cast(Result, self._result)
-        return super().result(timeout)
+            return cast("Result", self._result)
+        return super().result(0)
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Wait for the end. A bare lock does: a condition would be made, taken and given back for one waiter."""
+        lock = threading.Lock()
+        lock.acquire()
+        with _making:
+            if self._state not in _UNDONE:
+                return
+            if self._late is None:
+                self._late = _Late()
+            self._late.sleepers.append(lock)
+        if not lock.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            with _making:
+                if self._state in _UNDONE:
+                    self._late.sleepers.remove(lock)
+                    raise TimeoutError
 
     def cancel(self) -> bool:
         """Cancel the task: True if it never runs, False if it runs or has run. Waits for the answer."""
@@ -151,11 +171,14 @@ class TaskFuture(Future[Result]):
 
     def _set_value(self, value: Result) -> None:
         with _making:
-            if self._cond is None:
+            late = self._late
+            if late is None or late.cond is None:
                 self._result = value
                 self._state = FINISHED
                 self._executor = self._task = self._entry = None
                 self._frames = ()
+                if late is not None:
+                    late.wake()
                 return
         self._settle(FINISHED, value, None, "add_result")
 
@@ -167,15 +190,19 @@ class TaskFuture(Future[Result]):
 
     def _settle(self, state: str, value: Any, error: BaseException | None, notice: str) -> None:
         with self._condition:
-            self._result = value
-            self._exception = error
-            self._state = state
+            late = self._late
+            assert late is not None
+            with _making:
+                self._result = value
+                self._exception = error
+                self._state = state
+                late.wake()
             self._executor = self._task = self._entry = None
             self._frames = ()
-            for waiter in self._waiting or ():
+            for waiter in late.waiters:
                 getattr(waiter, notice)(self)
             self._condition.notify_all()
-        if self._callbacks:
+        if late.callbacks:
             self._invoke_callbacks()  # type: ignore[attr-defined]
 
 

@@ -49,7 +49,7 @@ DEATH_SECONDS = 1.0
 """How long killed workers may take to be gone, where there is no zygote to say so."""
 
 FAREWELL_SECONDS = 1.0
-"""How long the last messages may take to leave."""
+"""How long the last messages may be kept from leaving: as long as they move, they are waited for."""
 
 _BELL_BYTES = 1 << 16
 _KILLED = int(signal.SIGKILL)
@@ -194,9 +194,13 @@ class ManagerShell:
         self._wire.send(self._peer, [codec.encode(hello)])
 
     def _farewell(self) -> None:
+        left = self._wire.backlog(self._peer)
         deadline = time.monotonic() + FAREWELL_SECONDS
-        while time.monotonic() < deadline and self._wire.backlog(self._peer):
+        while left and time.monotonic() < deadline:
             self._selector.wait(0.05)
+            before, left = left, self._wire.backlog(self._peer)
+            if left < before:
+                deadline = time.monotonic() + FAREWELL_SECONDS
 
     def _end_workers(self) -> None:
         self._zygote.close()
