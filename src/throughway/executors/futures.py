@@ -96,26 +96,29 @@ class TaskFuture(Future[Result]):
 
     # ---------------------------------------------------------------- what the standard library's code looks at
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        late = self._late
-        if late is None or late.cond is None:
-            with _making:
-                late = self._late
-                if late is None:
-                    late = self._late = _Late()
-                if late.cond is None:
-                    late.cond = threading.Condition()
-        return late.cond
+    # To type checkers these are what they are in the base: plain attributes.
+    if not TYPE_CHECKING:
 
-    # Both are reached only under the condition's lock, so what they belong to is there.
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return [] if self._late is None else self._late.waiters
+        @property
+        def _condition(self) -> threading.Condition:
+            late = self._late
+            if late is None or late.cond is None:
+                with _making:
+                    late = self._late
+                    if late is None:
+                        late = self._late = _Late()
+                    if late.cond is None:
+                        late.cond = threading.Condition()
+            return late.cond
 
-    @property
-    def _done_callbacks(self) -> list[Callable[[Future[Result]], object]]:
-        return [] if self._late is None else self._late.callbacks
+        # Both are reached only under the condition's lock, so what they belong to is there.
+        @property
+        def _waiters(self) -> list[Any]:
+            return [] if self._late is None else self._late.waiters
+
+        @property
+        def _done_callbacks(self) -> list[Callable[[Future[Result]], object]]:
+            return [] if self._late is None else self._late.callbacks
 
     # ----------------------------------------------------------------------------------------------- for users
 
