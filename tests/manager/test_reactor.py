@@ -6,7 +6,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.manager.harness import BUNDLE, PERIOD, THRESHOLD, TINY, Node, frames_of, task
-from throughway.manager.actions import Give, Look
+from throughway.manager.actions import Give, Look, Tell
 from throughway.manager.reactor import LOOK_SECONDS, STUCK_SECONDS
 from throughway.protocol import messages as m
 
@@ -190,7 +190,7 @@ def test_large_frames_of_results_are_passed_on_in_order(node: Node) -> None:
     node.take()
     assert node.read() == ["results 1+2@0 2@0 3+1@0; capacity 2469"]
     node.take()
-    sent = [action.frames for action in node.actions if hasattr(action, "frames")][-1]
+    sent = [action for action in node.actions if isinstance(action, Tell)][-1].frames
     assert sent[1:] == [b"result 0 of 1", b"result 1 of 1", b"result 0 of 3"]
 
 

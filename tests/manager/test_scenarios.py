@@ -24,6 +24,7 @@ _BRIEF = frozenset({"run", "finish"})
 """Commands of whose trace the single steps of workers are left out."""
 
 _STEP = re.compile(r"w\d+ (begins|ends) \d+")
+_WORKER = re.compile(r"w\d+")
 
 _OPTIONS = {"prefetch": "prefetch_capacity", "max_tasks": "max_tasks_per_child", "drain_at": "drain_at"}
 
@@ -54,14 +55,18 @@ class Story:
     def perform(self, command: str, words: list[str]) -> None:
         """Do what a line says.
 
-        ``w1`` names a worker. Tasks are written as for `harness.task`.
+        ``w1`` names a worker. Tasks are written as for `harness.task`, and ``1-9`` are nine of them.
         """
         if command == "node":
             self.node = self._make_node(words)
             return
-        node = self.node
-        assert node is not None, "a story begins with its node"
-        text = " ".join(words)
+        assert self.node is not None, "a story begins with its node"
+        if words and _WORKER.fullmatch(words[0]):
+            self._perform_of_worker(self.node, command, int(words[0][1:]), words[1:])
+        else:
+            self._perform(self.node, command, words)
+
+    def _perform(self, node: Node, command: str, words: list[str]) -> None:
         match command:
             case "learn":
                 node.learn()
@@ -70,47 +75,43 @@ class Story:
             case "forget":
                 node.assign(forget=[int(word.removeprefix("f")) for word in words])
             case "cancel" | "kill":
-                node.cancel(
-                    *(one.id if isinstance(one, m.Task) else int(one) for one in self._tasks(words)),
-                    kill=command == "kill",
-                )
-            case "ready":
-                node.get_ready(self._worker(words))
-            case "begin":
-                node.begin(self._worker(words))
-            case "end":
-                self._end(node, words)
-            case "run":
-                for _ in range(int(words[1]) if len(words) > 1 else 1):
-                    node.begin(self._worker(words))
-                    node.end(self._worker(words))
-            case "initializer-fails":
-                node.workers[self._worker(words)].write(0, Mark.INITIALIZER_FAILED, b"record", 0.0)
-            case "read":
-                node.read(self._worker(words))
-            case "die":
-                node.die(self._worker(words), int(words[1]) if len(words) > 1 else 9)
-            case "reap":
-                node.reap(self._worker(words), " ".join(words[1:]))
+                node.cancel(*map(int, self._tasks(words)), kill=command == "kill")
             case "finish":
                 node.finish()
             case "wait":
                 node.pass_time(float(words[0]))
             case "drain":
-                node.say(m.Drain(text))
-            case "shutdown":
-                node.say(m.Shutdown(text))
-            case "explain":
-                node.say(m.Ask(1, "explain", text))
-            case "packages":
-                node.say(m.Ask(1, "packages"))
+                node.say(m.Drain(" ".join(words)))
+            case "explain" | "packages":
+                node.say(m.Ask(1, command, " ".join(words)))
             case "heartbeat":
                 node.say(m.Heartbeat())
-            case "interchange-leaves":
-                node.reactor.interchange_left(text)
-                node.turn()
             case _:
                 raise AssertionError(f"no story has the command {command!r}")
+
+    @staticmethod
+    def _perform_of_worker(node: Node, command: str, number: int, words: list[str]) -> None:
+        match command:
+            case "ready":
+                node.get_ready(number)
+            case "begin":
+                node.begin(number)
+            case "end":
+                node.end(number, **_manner(words))
+            case "run":
+                for _ in range(int(words[0])):
+                    node.begin(number)
+                    node.end(number)
+            case "initializer-fails":
+                node.workers[number].write(0, Mark.INITIALIZER_FAILED, b"record", 0.0)
+            case "read":
+                node.read(number)
+            case "die":
+                node.die(number, int(words[0]) if words else 9)
+            case "reap":
+                node.reap(number, " ".join(words))
+            case _:
+                raise AssertionError(f"no story has the command {command!r} of a worker")
 
     @staticmethod
     def _make_node(words: list[str]) -> Node:
@@ -128,11 +129,6 @@ class Story:
         return Node(slots, ready=ready, **options)
 
     @staticmethod
-    def _worker(words: list[str]) -> int:
-        assert words and words[0].startswith("w"), f"{words} names no worker"
-        return int(words[0][1:])
-
-    @staticmethod
     def _tasks(words: list[str]) -> list[int | str]:
         found: list[int | str] = []
         for word in words:
@@ -143,18 +139,17 @@ class Story:
                 found.append(word)
         return found
 
-    def _end(self, node: Node, words: list[str]) -> None:
-        how: dict[str, Any] = {}
-        for word in words[1:]:
-            name, _, value = word.partition("=")
-            how[name] = (
-                m.Outcome[value.upper()]
-                if name == "outcome"
-                else float(value)
-                if name == "seconds"
-                else int(value)
-            )
-        node.end(self._worker(words), **how)
+
+def _manner(words: list[str]) -> dict[str, Any]:
+    """How a task ends: its outcome, its running time in seconds, its number of large frames."""
+    how: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "outcome":
+            how[name] = m.Outcome[value.upper()]
+        else:
+            how[name] = float(value) if name == "seconds" else int(value)
+    return how
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])

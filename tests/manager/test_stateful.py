@@ -212,7 +212,7 @@ class ManagerMachine(RuleBasedStateMachine):
                 self.died_with[worker.running.id] = "death"
             self.node.die(worker.number, status)
 
-    # ---------------------------------------------------------------------------------------------------- what must hold
+    # -------------------------------------------------------------------------------------------------- what must hold
 
     @property
     def verdicts(self) -> list[m.Verdicts]:

@@ -307,7 +307,7 @@ def test_a_zygote_may_be_a_fork_of_this_process() -> None:
         "assert not os.path.exists(f'/proc/{client.pid}')\n"
         "print('done')\n"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout
-        == "done\n"
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
     )
+    assert run.stdout == "done\n", run.stderr

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 
 def double(value: Any) -> Any:
@@ -152,9 +152,9 @@ def set_signal_handlers() -> None:
 
 def lose_streams(how: str) -> None:
     if how == "None":
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        sys.stdout = sys.stderr = None
     elif how == "nonsense":
-        sys.stdout = sys.stderr = 5  # type: ignore[assignment]
+        sys.stdout = sys.stderr = cast("Any", 5)
     elif how == "closed":
         sys.stdout.close()
         sys.stderr.close()
@@ -183,16 +183,15 @@ def random_number() -> float:
 
 def set_mark(value: Any) -> None:
     """An initializer: tasks see what it left."""
-    global mark
-    mark = value
+    MARKS.append(value)
     print(f"the mark is {str(value)[:20]}")
 
 
 def get_mark() -> Any:
-    return mark
+    return MARKS[-1]
 
 
-mark: Any = None
+MARKS: list[Any] = []
 
 
 class Counter:

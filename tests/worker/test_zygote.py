@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -353,7 +353,9 @@ def test_a_manager_that_starts_many_workers_before_it_listens_is_not_locked_out(
         zygote.wait(20)
 
 
-def test_a_worker_that_cannot_be_forked_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_be_forked_is_reported_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As where the user has as many processes as he may have."""
     code = (
         "import errno, os, sys, throughway.worker.zygote as zygote\n"
@@ -364,18 +366,15 @@ def test_a_worker_that_cannot_be_forked_is_reported_and_the_others_go_on(tmp_pat
         "os.fork = refuse\n"
         "zygote.main(sys.argv[1:2])\n"
     )
-    from throughway.manager.supervision import ZygoteClient
-
     full = tmp_path / "full"
     real = subprocess.Popen
-    try:
-        subprocess.Popen = lambda command, **kwargs: real(  # type: ignore[assignment, misc]
-            [sys.executable, "-c", code, command[-1], str(full)], **kwargs
-        )
-        client = ZygoteClient(WorkerConfig(sys_path=[ROOT]), None)
-    finally:
-        subprocess.Popen = real  # type: ignore[misc]
-    nursery = Nursery(tmp_path, client)
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return real([sys.executable, "-c", code, command[-1], str(full)], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("throughway.manager.supervision.subprocess.Popen", start)
+        nursery = Nursery.start(tmp_path)
     try:
         worker = nursery.worker()
         full.touch()

@@ -8,10 +8,8 @@ owns the run, so that `throughway status` finds it and leftovers of dead runs ar
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import time
 from pathlib import Path
 
@@ -119,13 +117,14 @@ class RunFolder:
         try:
             self._write()
         finally:
-            shutil.rmtree(self.runtime, ignore_errors=True)
+            _remove(self.runtime)
 
 
 def _runtime_folder(run: RunId) -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     candidates = [Path(base) / "throughway"] if base and os.access(base, os.W_OK) else []
-    candidates += [Path(folder) / f"throughway-{os.getuid()}" for folder in (tempfile.gettempdir(), "/tmp")]  # noqa: S108
+    temporary = (os.environ.get("TMPDIR") or "/tmp", "/tmp")  # noqa: S108 - the folder in it is private
+    candidates += [Path(folder) / f"throughway-{os.getuid()}" for folder in temporary]
     # Unix sockets have short paths, where batch systems like to give long folders.
     fitting = (
         folder
@@ -177,6 +176,14 @@ def prune(parent: Path) -> None:
             continue
         ended += 1
         if record.ended is None:
-            shutil.rmtree(Path(record.socket).parent, ignore_errors=True)
+            _remove(Path(record.socket).parent)
         if ended >= KEPT_RUNS:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, as far as that goes."""
+    # Imported here: the start of an executor does not wait for what its end needs.
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
