@@ -7,6 +7,7 @@ owns the run, so that `throughway status` finds it and leftovers of dead runs ar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -117,7 +118,7 @@ class RunFolder:
         try:
             self._write()
         finally:
-            _remove(self.runtime)
+            remove_runtime_folder(self.runtime)
 
 
 def _runtime_folder(run: RunId) -> Path:
@@ -176,14 +177,25 @@ def prune(parent: Path) -> None:
             continue
         ended += 1
         if record.ended is None:
-            _remove(Path(record.socket).parent)
+            remove_runtime_folder(Path(record.socket).parent)
         if ended >= KEPT_RUNS:
             _remove(folder)
 
 
+def remove_runtime_folder(folder: Path) -> None:
+    """Remove a run's runtime folder, which holds only its socket; what is gone already is no error.
+
+    Without `shutil`: to import it after an unhandled Ctrl-C, as late as this is called, makes the interpreter forget
+    that it is to end by that signal.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(folder):
+            os.unlink(folder / entry)
+        os.rmdir(folder)
+
+
 def _remove(folder: Path) -> None:
-    """Remove a folder with all that is in it, as far as that goes."""
-    # Imported here: the start of an executor does not wait for what its end needs.
+    # Imported here: few starts have anything to remove.
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
