@@ -29,7 +29,8 @@ from tests.executors import tasks
 from throughway import HighThroughputExecutor
 
 def with_child(path):
-    child = subprocess.Popen(["sleep", "600"])
+    # One of them is in a session of its own, which no signal to a group reaches.
+    child = subprocess.Popen(["sleep", "600"], start_new_session=path.endswith("second"))
     with open(path + ".new", "w") as file:
         file.write(f"{os.getpid()} {child.pid}")
     os.rename(path + ".new", path)

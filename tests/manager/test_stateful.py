@@ -64,9 +64,14 @@ class ManagerMachine(RuleBasedStateMachine):
     # --------------------------------------------------------------------------------- what happens between actions
 
     def before(self, action: Action) -> None:
+        if self.tape:
+            number = self.tape.popleft()
+            workers = [worker for worker in self.node.workers.values() if worker.can_step()]
+            if workers:
+                self.work(workers[number % len(workers)], 1 + number // 8 % 4, TINY)
         if isinstance(action, Give):
             self.given.update((one.id, self.node.now) for one in action.tasks)
-        if isinstance(action, Kill):
+        elif isinstance(action, Kill):
             worker = self.node.workers.get(action.worker)
             target = self.node.state.workers[action.worker].kill
             assert target is not None
@@ -74,12 +79,7 @@ class ManagerMachine(RuleBasedStateMachine):
                 assert self.node.now - self.given[target[0]] >= self.tasks[target[0]].walltime - 1e-9
             if worker is not None and worker.alive and worker.running is not None:
                 self.died_with[worker.running.id] = "kill"
-        elif self.tape:
-            number = self.tape.popleft()
-            workers = [worker for worker in self.node.workers.values() if worker.can_step()]
-            if workers:
-                self.work(workers[number % len(workers)], 1 + number // 8 % 4, TINY)
-        if isinstance(action, Start):
+        elif isinstance(action, Start):
             assert action.worker not in self.everyone
 
     def work(self, worker: FakeWorker, steps: int, seconds: float) -> None:
@@ -134,11 +134,29 @@ class ManagerMachine(RuleBasedStateMachine):
         else:
             chosen = [(having[pick % len(having)], pick // 8) for pick in picks]
             picks = [pending[(0, -1, at % len(pending))[at % 3]].id for pending, at in chosen]
-        picks = list(dict.fromkeys(picks))
-        self.asked.update(picks)
+        self.cancel_these(list(dict.fromkeys(picks)), kill)
+
+    def cancel_these(self, numbers: list[int], kill: bool) -> None:
+        self.asked.update(numbers)
         if kill:
-            self.kills.update(picks)
-        self.node.said(m.Cancel(picks, kill))
+            self.kills.update(numbers)
+        self.node.said(m.Cancel(numbers, kill))
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99), all_but_last=st.booleans(), kill=st.booleans(), tape=TAPE)
+    def cancel_while_more_comes(self, pick: int, all_but_last: bool, kill: bool, tape: list[int]) -> None:
+        """In one turn what a worker runs, and the last that it has, are cancelled, and there is more to give to it."""
+        workers = [worker for worker in self.node.workers.values() if worker.can_step() and worker.claims]
+        if workers:
+            worker = workers[pick % len(workers)]
+            while worker.alive and worker.claims > (0 if all_but_last else 3):
+                self.work(worker, 1, TINY)
+            self.node._read(worker.number)
+            pending = self.node.state.workers[worker.number].pending
+            self.assign(count=100, fn=1, walltime=0.0, priority=0, frames=0)
+            if pending:
+                self.cancel_these(list({pending[0].id, pending[-1].id}), kill)
+            self.turn(tape)
 
     @precondition(lambda self: self.going)
     @rule(seldom=st.integers(0, 30))
@@ -193,6 +211,16 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.going)
     @rule(pick=st.integers(0, 99))
+    def begin_the_last(self, pick: int) -> None:
+        """A worker works until it runs the last task that it has."""
+        workers = [worker for worker in self.node.workers.values() if worker.can_step() and worker.claims]
+        if workers:
+            worker = workers[pick % len(workers)]
+            while worker.alive and worker.claims:
+                self.work(worker, 1, TINY)
+
+    @precondition(lambda self: self.going)
+    @rule(pick=st.integers(0, 99))
     def get_ready(self, pick: int) -> None:
         starting = [number for number, worker in self.node.state.workers.items() if not worker.ready]
         starting = [number for number in starting if self.node.workers[number].alive]
@@ -236,6 +264,8 @@ class ManagerMachine(RuleBasedStateMachine):
         assert not runs.keys() & cancelled.keys(), "what is cancelled never ran"
         assert not runs.keys() & returned.keys(), "what is given back never ran"
         assert cancelled.keys() <= self.asked
+        refused = {number for verdict in self.verdicts for number in verdict.refused}
+        assert refused <= runs.keys() | ends.keys(), "what has not begun can be cancelled"
         for number, outcome in self.node.outcomes.items():
             assert number in runs, "what has an outcome ran"
             if outcome == m.Outcome.WORKER_LOST:

@@ -494,7 +494,7 @@ def test_the_size_limit_counts_payload_and_frames() -> None:
     data = bytes(LARGE_FRAME_BYTES)
     assert pack_call((data,), {}, max_bytes=LARGE_FRAME_BYTES + 500)[1]
     with pytest.raises(
-        ResultTooLarge, match=r"the arguments of 'f': 65,\d+ bytes.*65,536.*max_payload_bytes"
+        ResultTooLarge, match=r"the arguments of 'f': 16,\d+ bytes.*16,384.*max_payload_bytes"
     ):
         pack_call((data,), {}, name="f", max_bytes=LARGE_FRAME_BYTES)
     with pytest.raises(ResultTooLarge, match=r"the result of 'f'.*max_payload_bytes"):

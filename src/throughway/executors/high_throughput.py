@@ -22,6 +22,7 @@ from throughway.blocks.controller import ErrorHandler
 from throughway.blocks.state import BlockView
 from throughway.executors import futures, mapping, parameters
 from throughway.executors.futures import TaskFuture
+from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
 from throughway.executors.reports import StatusReport, TaskExplanation, status_report, task_explanation
 from throughway.executors.run import Run
@@ -197,7 +198,7 @@ class HighThroughputExecutor(Executor):
             ThroughwayError: it cannot be started; the message says why.
             RuntimeError: it was shut down.
         """
-        with self._lock:
+        with DeferredInterrupt(), self._lock:
             if self._shut_down:
                 raise RuntimeError(self._refusal("cannot start an executor after its shutdown"))
             if self._run is not None:
@@ -322,9 +323,14 @@ class HighThroughputExecutor(Executor):
         priority, walltime, retries = specification
         task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
         future: TaskFuture[Result] = TaskFuture(self, task, entry, frames or (), retries)
-        self._futures[task.id] = future
-        self._outbox.append(task)
-        self._submitted()
+        try:
+            self._futures[task.id] = future
+            self._outbox.append(task)
+            self._submitted()
+        except BaseException:
+            # Ctrl-C, most likely: the caller gets no future, so nothing may wait for one.
+            self._futures.pop(task.id, None)
+            raise
         return future
 
     def _failed(self, error: BaseException) -> TaskFuture[Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from throughway import errors
 from throughway.executors.actions import Action, Log, Notify, Tell
+from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.reactor import ExecutorReactor
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -61,7 +62,9 @@ class ExecutorShell:
         self._on_batch = on_batch
         self._on_end = on_end
         self._requests: deque[Request] = deque()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
+        """an RLock, since that knows whether this thread has it, whatever came in between"""
+        self._midway = False
         self._closing = threading.Lock()
         self._last_sent = 0.0
         self._signalled = False
@@ -121,16 +124,37 @@ class ExecutorShell:
     def submitted(self) -> None:
         """Tasks are in the outbox: send them now, or see to it that they are sent soon."""
         now = time.monotonic()
-        if now - self._last_sent >= QUIET_SECONDS and self._sending.acquire(blocking=False):
+        sending = self._sending
+        if now - self._last_sent >= QUIET_SECONDS and not sending._is_owned():  # type: ignore[attr-defined]
+            interrupt = DeferredInterrupt()
             try:
-                self._last_sent = now
-                self._send_outbox()
+                interrupt.begin()
+                if sending.acquire(blocking=False):
+                    self._last_sent = now
+                    self._midway = True
+                    self._send_outbox()
+                    self._midway = False
             finally:
-                self._sending.release()
+                # The handler of another signal may have raised at any of these lines.
+                if sending._is_owned():  # type: ignore[attr-defined]
+                    midway, self._midway = self._midway, False
+                    sending.release()
+                    if midway:
+                        self.request(self._was_cut_short)
+                interrupt.end()
             if not self._reactor.outbox:
                 return
         if not self._signalled:
             self.wake()
+
+    @staticmethod
+    def _was_cut_short(reactor: ExecutorReactor) -> None:
+        # What the interchange has of the message is not known: no future may wait for the rest.
+        reactor.fail(
+            errors.ExecutorFailed(
+                "a signal's handler raised in the middle of sending tasks: make another executor"
+            )
+        )
 
     def request(self, request: Request) -> None:
         """Have the thread call this with the reactor; after the end, it is called at once."""
@@ -140,10 +164,15 @@ class ExecutorShell:
     def wake(self) -> None:
         """Make the thread look at requests and outbox."""
         self._signalled = True
-        with self._closing:
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-                return
+        try:
+            with self._closing:
+                if self._wake >= 0:
+                    os.eventfd_write(self._wake, 1)
+                    return
+        except BaseException:
+            # Ctrl-C, before it was written perhaps: whoever comes next wakes the thread.
+            self._signalled = False
+            raise
         self._take_requests()
 
     def end(self) -> None:

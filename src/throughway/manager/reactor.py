@@ -458,6 +458,7 @@ class ManagerReactor:
         self._outcomes.append(outcome)
         self._workers.append(worker.slot)
         self._payloads.append(codec.encode(loss))
+        self._busy += loss.seconds
         if outcome == m.Outcome.WORKER_LOST:
             self._actions.append(
                 Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}")

@@ -6,6 +6,7 @@ the manager how each ended. When the manager is gone it kills them all and ends.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -27,6 +28,7 @@ from throughway.serialize.exceptions import ExceptionContext
 from throughway.worker.loop import Worker, WorkerChannel, flush
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_BYTES = 1 << 20
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -46,6 +48,8 @@ class Zygote:
         """process id → worker"""
         self._decode = msgspec.msgpack.Decoder(ToZygote).decode
         self._libc = ctypes.CDLL(None, use_errno=True)
+        # What tasks start in sessions of their own, and leave behind, becomes a child of this process.
+        self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def run(self) -> None:
         """Serve until the manager closes the socket."""
@@ -215,10 +219,26 @@ class Zygote:
         poller.register(wake_reader, select.POLLIN)
         deadline = time.monotonic() + LAST_SECONDS
         self._reap()
-        while self._workers and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
+            orphans = [pid for pid in _children() if pid not in self._workers]
+            for pid in orphans:
+                _kill_group(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not self._workers and not orphans:
+                return
             if poller.poll(left * 1000):
                 wake_reader.recv(4096)
             self._reap()
+
+
+def _children() -> list[int]:
+    """The processes whose parent this one is; none where the kernel does not list them."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
 
 
 def _kill_group(pid: int) -> None:
