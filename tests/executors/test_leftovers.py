@@ -38,6 +38,7 @@ def with_child(path):
 
 def busy(executor, folder):
     '''Have both workers run a task with a child process, and one wait; tell all that there is.'''
+    global futures
     paths = [os.path.join(folder, name) for name in ("first", "second", "third")]
     futures = [executor.submit(with_child, path) for path in paths]
     while not all(os.path.exists(path) for path in paths[:2]):
@@ -74,8 +75,8 @@ futures[0].result()
 
 KEEPING_ON = """
 executor = make(runs)
-futures = busy(executor, folder)
 try:
+    busy(executor, folder)
     futures[0].result()
 except KeyboardInterrupt:
     print("interrupted", flush=True)

@@ -33,6 +33,8 @@ from throughway.transport.unix import UnixWire, listening_socket
 
 ROOT = str(Path(__file__).parents[2])
 SECONDS = 20.0
+PREFETCH = 1000
+"""A manager that adapts would give back what takes long, and expect it again later."""
 Start: TypeAlias = Callable[..., "Manager"]
 
 
@@ -53,7 +55,7 @@ class Manager:
             folder=str(folder),
             socket=path,
             worker=WorkerConfig(**{"sys_path": [ROOT], "working_directory": str(folder), **(worker or {})}),
-            **{"max_workers_per_node": 2, "cores_per_worker": 0.1, **config},
+            **{"max_workers_per_node": 2, "cores_per_worker": 0.1, "prefetch_capacity": PREFETCH, **config},
         )
         write_configuration(document, folder / "manager.json")
         self.process = subprocess.Popen(
@@ -103,6 +105,14 @@ class Manager:
         self._sent.update(functions)
         self.say(m.Assign(assigned, new), frames)
         return [one.id for one in assigned]
+
+    def occupy(self, until: Path | None = None) -> list[int]:
+        """Give both workers a task that runs until this file is there, or for ever; waits until they run them."""
+        flags = [str(self.folder / f"begun-{number}") for number in range(2)]
+        end = str(until or self.folder / "never")
+        numbers = self.assign(*[(tasks.make_file_and_wait, flag, end) for flag in flags])
+        wait_until(lambda: all(map(os.path.exists, flags)), what="both tasks to run")
+        return numbers
 
     def cancel(self, *numbers: int, kill: bool = False) -> None:
         self.say(m.Cancel(list(numbers), kill))
@@ -235,7 +245,7 @@ def manager(start: Start) -> Manager:
 def test_a_manager_introduces_itself_runs_tasks_and_ends_when_it_is_told_to(manager: Manager) -> None:
     hello = manager.hello
     assert (hello.protocol, hello.python, hello.block) == (PROTOCOL_VERSION, python_version(), "0")
-    assert (hello.workers, hello.capacity, hello.pid) == (2, 2, manager.process.pid)
+    assert (hello.workers, hello.capacity, hello.pid) == (2, 2 + PREFETCH, manager.process.pid)
     assert hello.memory > 1 << 20 and hello.cores >= 1
     assert manager.results(*manager.assign(*[(tasks.double, number) for number in range(300)])) == [
         2 * number for number in range(300)
@@ -293,8 +303,7 @@ def test_a_manager_that_is_refused_says_why(start: Start) -> None:
 
 def test_a_manager_whose_interchange_goes_ends_with_all_that_it_started(manager: Manager) -> None:
     child = manager.run(tasks.start_child)
-    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
-    manager.wait_for(m.Started)
+    manager.occupy()
     family = manager.family()
     manager._wire.disconnect(manager._peer, "test")
     assert manager.process.wait(SECONDS) == 1
@@ -314,9 +323,8 @@ def test_an_interchange_that_is_silent_is_given_up(start: Start) -> None:
 
 def test_a_termination_signal_drains(manager: Manager) -> None:
     flag = manager.folder / "flag"
-    running = manager.assign(*[(tasks.wait_for_file, str(flag))] * 2)
+    running = manager.occupy(until=flag)
     waiting = manager.assign(*[(tasks.double, 1)] * 3)
-    manager.wait_for(m.Started)
     os.kill(manager.process.pid, signal.SIGTERM)
     assert manager.wait_for(m.Draining).reason == "SIGTERM"
     assert sorted(manager.wait_for(m.Returned).tasks) == waiting
@@ -327,8 +335,7 @@ def test_a_termination_signal_drains(manager: Manager) -> None:
 
 
 def test_a_second_termination_signal_ends_at_once(manager: Manager) -> None:
-    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
-    manager.wait_for(m.Started)
+    manager.occupy()
     os.kill(manager.process.pid, signal.SIGTERM)
     manager.wait_for(m.Draining)
     os.kill(manager.process.pid, signal.SIGTERM)
@@ -469,8 +476,9 @@ def test_a_storm_of_deaths_loses_nothing_else(manager: Manager) -> None:
 
 
 def test_the_running_time_of_a_lost_task_is_told(manager: Manager) -> None:
-    number, *_ = manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
-    manager.wait_for(m.Started)
+    number, _ = manager.occupy()
+    while number not in manager.wait_for(m.Started).tasks:
+        pass
     manager.cancel(number, kill=True)
     (loss,) = manager.results(number)
     assert manager.outcomes[number] == m.Outcome.KILLED
@@ -488,46 +496,48 @@ def test_a_task_past_its_walltime_is_killed_and_its_neighbour_is_not(manager: Ma
     assert manager.results(neighbour) == [str(flag)]
 
 
+def long_and_short(manager: Manager, count: int) -> tuple[int, list[int]]:
+    """Has a long task begun, given together with short ones of the same function; returns their numbers."""
+    short = (tasks.make_file_and_wait, os.devnull, str(manager.folder))
+    manager.results(*manager.assign(*[short] * 400))
+    begun = manager.folder / "begun"
+    first, *rest = manager.assign(
+        (tasks.make_file_and_wait, str(begun), str(manager.folder / "never")), *[short] * count
+    )
+    wait_until(begun.exists, what="the long task to begin")
+    return first, rest
+
+
 def test_killing_a_running_task_leaves_those_behind_it(start: Start) -> None:
     manager = start(max_workers_per_node=1)
-    manager.results(*manager.assign(*[(tasks.wait_for_file, str(manager.folder))] * 200))
-    running, *rest = manager.assign(
-        (tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.double, 1)] * 20
-    )
+    running, (next_one, *rest) = long_and_short(manager, 20)
     explanation = msgspec.msgpack.decode(manager.ask("explain", str(rest[-1])), type=Explanation)
     assert explanation.state in ("at a worker", "at a manager")
-    manager.cancel(running, rest[0], kill=True)
-    verdict = manager.wait_for(m.Verdicts)
-    while not {running, rest[0]} <= {*verdict.cancelled, *verdict.refused}:
-        more = manager.wait_for(m.Verdicts)
-        verdict = m.Verdicts(verdict.cancelled + more.cancelled, verdict.refused + more.refused)
-    assert rest[0] in verdict.cancelled
-    assert manager.results(*rest[1:]) == [2] * 19
-    if running in verdict.refused:
-        manager.results(running)
-        assert manager.outcomes[running] == m.Outcome.KILLED
-    assert rest[0] not in manager.outcomes
+    manager.cancel(running, next_one, kill=True)
+    cancelled: list[int] = []
+    refused: list[int] = []
+    while not {running, next_one} <= {*cancelled, *refused}:
+        verdict = manager.wait_for(m.Verdicts)
+        cancelled += verdict.cancelled
+        refused += verdict.refused
+    assert (cancelled, refused) == ([next_one], [running])
+    assert manager.results(*rest) == [str(manager.folder)] * 19
+    (loss,) = manager.results(running)
+    assert manager.outcomes[running] == m.Outcome.KILLED
+    assert loss.signal == signal.SIGKILL
+    assert next_one not in manager.outcomes
 
 
-def test_a_task_behind_a_long_one_goes_to_the_worker_that_is_free(manager: Manager) -> None:
-    flag = manager.folder / "flag"
-    flag.touch()
-    manager.results(*manager.assign(*[(tasks.wait_for_file, str(flag))] * 400))
-    numbers = manager.assign(
-        (tasks.wait_for_file, str(manager.folder / "never")), *[(tasks.wait_for_file, str(flag))] * 100
-    )
-    assert manager.results(*numbers[1:]) == [str(flag)] * 100
-    manager.cancel(numbers[0], kill=True)
-    manager.results(numbers[0])
+def test_tasks_behind_a_long_one_go_to_the_worker_that_is_free(manager: Manager) -> None:
+    running, rest = long_and_short(manager, 100)
+    assert manager.results(*rest) == [str(manager.folder)] * 100
+    assert running not in manager.outcomes
 
 
 def test_a_killed_zygote_costs_what_ran_and_is_replaced(manager: Manager) -> None:
-    running = manager.assign(*[(tasks.wait_for_file, str(manager.folder / "never"))] * 2)
+    running = manager.occupy()
     waiting = manager.assign(*[(tasks.double, 1)] * 5)
     child_starters = manager.family()
-    manager.pump(
-        lambda: sum(len(one.tasks) for one in manager.messages if isinstance(one, m.Started)) == 2, "both"
-    )
     os.kill(manager.zygote(), signal.SIGKILL)
     assert manager.results(*waiting) == [2] * 5
     assert [loss.signal for loss in manager.results(*running)] == [9, 9]
@@ -544,8 +554,7 @@ def test_what_tasks_started_dies_with_a_killed_zygote(manager: Manager) -> None:
 
 def test_all_ends_with_a_killed_manager(manager: Manager) -> None:
     child = manager.run(tasks.start_child)
-    manager.assign((tasks.wait_for_file, str(manager.folder / "never")))
-    manager.wait_for(m.Started)
+    manager.occupy()
     family = manager.family()
     assert child in family and len(family) == 4
     manager.process.kill()

@@ -11,7 +11,9 @@ or has made the condition before; then the outcome is set under it, and whoever 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import _base as base
@@ -32,6 +34,9 @@ CANCELLED_AND_NOTIFIED = base.CANCELLED_AND_NOTIFIED
 FINISHED = base.FINISHED
 
 _UNDONE = frozenset((PENDING, RUNNING))
+
+SIGNAL_SECONDS = 1.0
+"""How long a signal may go unheard by a main thread that waits for a result."""
 
 _making = threading.Lock()
 
@@ -140,11 +145,19 @@ class TaskFuture(Future[Result]):
             if self._late is None:
                 self._late = _Late()
             self._late.sleepers.append(lock)
-        if not lock.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+        # In the main thread a signal that comes just before the wait does not end it: look up now and then.
+        longest = (
+            SIGNAL_SECONDS if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
+        )
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not lock.acquire(timeout=max(0.0, min(longest, deadline - time.monotonic()))):
+            if time.monotonic() < deadline:
+                continue
             with _making:
                 if self._state in _UNDONE:
                     self._late.sleepers.remove(lock)
                     raise TimeoutError
+                return
 
     def cancel(self) -> bool:
         """Cancel the task: True if it never runs, False if it runs or has run. Waits for the answer."""
