@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -61,6 +62,22 @@ def test_the_death_of_a_worker_costs_its_task(
     assert error.log in str(error)
     assert Path(error.log).exists()
     assert [other.result(timeout=10) for other in others] == list(range(200))
+
+
+def scribble() -> None:
+    """Write into everything that is open."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"xyz")
+
+
+def test_a_task_that_writes_into_everything_harms_no_other(executor: HighThroughputExecutor) -> None:
+    others = [executor.submit(tasks.add, index) for index in range(500)]
+    scribbler = executor.submit(scribble)
+    others += [executor.submit(tasks.add, index) for index in range(500, 1000)]
+    assert isinstance(scribbler.exception(timeout=10), throughway.WorkerLost)
+    assert [other.result(timeout=10) for other in others] == list(range(1000))
+    assert executor.submit(tasks.add, 1).result(timeout=10) == 1
 
 
 def test_workers_are_replaced(executor: HighThroughputExecutor) -> None:
