@@ -359,6 +359,36 @@ def test_a_fork_of_the_users_process(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_does_not_wait_for_locks_of_threads_that_it_does_not_have(runs: Path, tmp_path: Path) -> None:
+    with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
+        gate = tmp_path / "gate"
+        future = executor.submit(tasks.hold, str(gate))
+
+        def look() -> int:
+            signal.alarm(10)
+            return 0 if isinstance(future.exception(), RuntimeError) and not future.cancel() else 2
+
+        held = threading.Event()
+        forked = threading.Event()
+
+        def hold() -> None:
+            with future._condition:
+                held.set()
+                forked.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        try:
+            assert in_child(look) == 0
+        finally:
+            forked.set()
+            holder.join()
+        gate.touch()
+        assert future.result(timeout=10) > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_fork_may_have_an_executor_of_its_own(runs: Path) -> None:
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         assert executor.submit(tasks.add, 1).result(timeout=20) == 1

@@ -204,6 +204,12 @@ class TaskFuture(Future[Result]):
     def _set_cancelled(self) -> None:
         self._settle(CANCELLED_AND_NOTIFIED, None, None, "add_cancelled")
 
+    def _fail_in_child(self, error: BaseException) -> None:
+        """In a forked child: whoever held this future's locks or waited for it is not here."""
+        self._late = None
+        self._exception = error
+        self._state = FINISHED
+
     def _settle(self, state: str, value: Any, error: BaseException | None, notice: str) -> None:
         with self._condition:
             late = self._late

@@ -613,9 +613,7 @@ class HighThroughputExecutor(Executor):
         _inherited.append(run)
         error = RuntimeError(self._refusal(""))
         for future in run.reactor.futures.values():
-            future._cond = future._waiting = future._callbacks = None
-            future._exception = error
-            future._state = futures.FINISHED
+            future._fail_in_child(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: object

@@ -27,13 +27,6 @@ SUBMIT_BYTES = 1 << 20
 _VALUE = int(m.Outcome.VALUE)
 
 
-class FunctionEntry(Protocol):
-    """A function that a task needs (`serialize.functions.Entry`)."""
-
-    @property
-    def function(self) -> m.Function: ...
-
-
 class Outstanding(Protocol):
     """What the reactor must know of a future; `futures.TaskFuture` is one."""
 
@@ -100,7 +93,6 @@ class ExecutorReactor:
         self._forgotten = forgotten
         self._on_broken = on_broken
         self._sent: set[int] = set()
-        self._forget: list[int] = []
         self._verdicts: dict[int, list[Callable[[bool], None]]] = {}
         self._answers: dict[int, Callable[[m.Answer], None]] = {}
         self._next_request = 0

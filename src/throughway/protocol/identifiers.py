@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import NewType
 
-TaskId = NewType("TaskId", int)
-FunctionId = NewType("FunctionId", int)
 ManagerId = NewType("ManagerId", str)
 RunId = NewType("RunId", str)
 
