@@ -3,6 +3,20 @@
 A job is one block: some nodes, on which one script runs. A provider knows nothing of executors or managers.
 The word of a resource manager explains why managers are absent; that they are there, only their
 registration shows.
+
+What a job's script owes the managers that it starts:
+
+- ``THROUGHWAY_JOB`` holds the job's name, and ``THROUGHWAY_BLOCK_END`` the moment at which the resource manager
+  will end the job, in whole seconds since the epoch; the latter is not set where there is no such moment or it
+  is not known.
+- SIGUSR1 means that the walltime is nearly over: finish what runs, take nothing new, end when idle. Until a
+  manager has a handler for it, it is ignored.
+- SIGTERM means that the job is being cancelled: end. Where the resource manager signals all processes of a job,
+  and what started the manager hands signals on, it arrives twice within a moment; one that comes seconds later
+  means at once.
+- Both may also reach processes that a manager has started in its own process group.
+- The script outlives the managers, and its exit code is theirs as the launcher makes it. It writes that into
+  `JobSpec.exit_file`, from which it is known also where the resource manager keeps no record.
 """
 
 from __future__ import annotations
@@ -10,18 +24,41 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple, NewType, Protocol
+from typing import Any, NamedTuple, NewType, Protocol
 
 import msgspec
 
+from throughway.errors import ThroughwayError
+
 JobId = NewType("JobId", str)
 """How the resource manager names a job."""
+
+JOB_PREFIX = "throughway-"
+"""What the name of every job starts with."""
+
+JOB_VARIABLE = "THROUGHWAY_JOB"
+"""The environment variable that holds the name of the job, in the job."""
+
+BLOCK_END_VARIABLE = "THROUGHWAY_BLOCK_END"
+"""The environment variable that says when the job will be ended, in whole seconds since the epoch."""
 
 TAIL_LINES = 20
 """Lines of an output file that an error quotes, at most."""
 
 TAIL_BYTES = 4096
 """Bytes of an output file that an error quotes, at most."""
+
+
+def job_name(run: str, block: str) -> str:
+    """The name of the job of a run's block."""
+    return f"{JOB_PREFIX}{run}-{block}"
+
+
+class SchedulerError(ThroughwayError):
+    """A resource manager did not answer, or not in a way that can be understood: nothing is known of any job.
+
+    The message names the command, what it said, and the remedy.
+    """
 
 
 class JobState(Enum):
@@ -72,7 +109,8 @@ class JobStatus(msgspec.Struct, frozen=True):
     """What is known of a job: ``stdout`` and ``stderr`` are paths, empty where there is no such file.
 
     ``exit_code`` is as a shell has it: 128 + n for a job that signal n ended; None where it is not known.
-    ``message`` is the resource manager's own word, or empty.
+    ``message`` is the resource manager's own word, or empty. ``hosts`` are the nodes of the job, as far as the
+    resource manager has named them.
     """
 
     state: JobState
@@ -80,6 +118,7 @@ class JobStatus(msgspec.Struct, frozen=True):
     message: str = ""
     stdout: str = ""
     stderr: str = ""
+    hosts: tuple[str, ...] = ()
 
     def tail(self, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> Tail:
         """The last ``lines`` lines, of ``size`` bytes at most, of each. A file that can't be read says so."""
@@ -91,7 +130,8 @@ class JobSpec(msgspec.Struct, frozen=True):
 
     ``name`` holds the run's id, by which the jobs of a dead run are found, and is a good file name: the
     provider puts ``<name>.sh``, ``<name>.stdout`` and ``<name>.stderr`` into ``folder``. ``command`` starts
-    one manager. ``environment`` is added to what the job has anyway.
+    one manager. ``environment`` is added to what the job has anyway. ``exclude`` names hosts that the job is to
+    keep away from; providers that cannot do that (`Provider.can_exclude`) take no notice.
     """
 
     name: str
@@ -99,6 +139,7 @@ class JobSpec(msgspec.Struct, frozen=True):
     nodes: int
     folder: str
     environment: Mapping[str, str] = {}
+    exclude: Sequence[str] = ()
 
     @property
     def script(self) -> str:
@@ -115,11 +156,42 @@ class JobSpec(msgspec.Struct, frozen=True):
         """The path of what the job writes to its standard error."""
         return os.path.join(self.folder, f"{self.name}.stderr")
 
+    @property
+    def exit_file(self) -> str:
+        """The path of the file into which the job's script writes its exit code, as text, as it ends."""
+        return os.path.join(self.folder, f"{self.name}.exit")
+
 
 class SubmitFailure(msgspec.Struct, frozen=True):
-    """A job that was not started. ``message`` says why: the command, its output, the remedy."""
+    """A job that was not started. ``message`` says why: the command, its output, the remedy.
+
+    ``permanent`` says that the same submission would fail again, such as one for a partition that does not exist.
+    """
 
     message: str
+    permanent: bool = False
+
+
+class NamedJob(msgspec.Struct, frozen=True):
+    """A job that was found by its name. ``name`` is the one of its `JobSpec`."""
+
+    id: JobId
+    name: str
+    status: JobStatus
+
+
+class ProviderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A provider as plain data, from which another process makes one that watches and cancels the same jobs.
+
+    ``provider`` is ``package.module:Class``, ``parameters`` are arguments of its constructor, and ``environment``
+    are variables that its commands need, such as ``SLURM_CONF``. `throughway.providers.records` writes, reads and
+    restores it. What cannot be written down, such as a launcher, is left out, so a restored provider is not meant
+    to submit.
+    """
+
+    provider: str
+    parameters: dict[str, Any] = {}
+    environment: dict[str, str] = {}
 
 
 class Provider(Protocol):
@@ -131,10 +203,18 @@ class Provider(Protocol):
     min_blocks: int
     max_blocks: int
     nodes_per_block: int
+    parallelism: float
+    """blocks for the tasks that wait: 1 for as many as run them all at once, 0 for one, and between"""
     walltime: float | None
     """seconds after which the resource manager ends a job, None for never"""
+    cores_per_node: int | None
+    """cores that a manager has, None where only the node knows"""
+    mem_per_node: float | None
+    """GiB that a manager has, None where only the node knows"""
     worker_init: str
-    """bash text that runs before the managers start"""
+    """bash text that runs before the managers start, once in a block"""
+    can_exclude: bool
+    """whether `JobSpec.exclude` has an effect"""
     status_polling_interval: float
     """seconds between two questions for the status of jobs"""
     local: bool
@@ -156,8 +236,17 @@ class Provider(Protocol):
         known.
         """
 
+    def jobs_of(self, run: str) -> list[NamedJob]:
+        """The jobs of a run that wait or run, whoever started them; found by their names (`job_name`).
+
+        Raises an exception where the resource manager does not answer.
+        """
+
     def render(self, spec: JobSpec) -> str:
         """The script that `submit` would run for ``spec``; nothing is started or written."""
+
+    def record(self) -> ProviderRecord:
+        """What another process needs to watch and cancel the same jobs."""
 
 
 def _tail(path: str, lines: int, size: int) -> str:

@@ -15,7 +15,17 @@ from throughway.errors import ConfigurationError
 from throughway.launchers.interface import Launcher
 from throughway.launchers.single_node import SingleNodeLauncher
 from throughway.providers import parameters
-from throughway.providers.interface import JobId, JobSpec, JobState, JobStatus, SubmitFailure
+from throughway.providers.interface import (
+    JOB_PREFIX,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    NamedJob,
+    ProviderRecord,
+    SubmitFailure,
+)
+from throughway.providers.session_leaders import Leader, leader, leaders
 
 POLLING_INTERVAL = 0.25
 """Seconds between two looks at the jobs: each costs one system call for a job."""
@@ -72,6 +82,7 @@ class LocalProvider:
 
     label = "local"
     local = True
+    can_exclude = False
 
     def __init__(
         self,
@@ -83,6 +94,7 @@ class LocalProvider:
         launcher: Launcher | None = None,
         cmd_timeout: float = 30,
         cancel_grace: float = 5,
+        parallelism: float = 1,
     ) -> None:
         self.init_blocks, self.min_blocks, self.max_blocks = parameters.block_counts(
             init_blocks, min_blocks, max_blocks
@@ -92,7 +104,10 @@ class LocalProvider:
         self.launcher = SingleNodeLauncher() if launcher is None else launcher
         self.cmd_timeout = parameters.seconds("cmd_timeout", cmd_timeout)
         self.cancel_grace = parameters.seconds("cancel_grace", cancel_grace, zero=True)
+        self.parallelism = parameters.fraction("parallelism", parallelism)
         self.walltime: float | None = None
+        self.cores_per_node: int | None = None
+        self.mem_per_node: float | None = None
         self.status_polling_interval = POLLING_INTERVAL
         if not callable(self.launcher):
             raise ConfigurationError(f"launcher={launcher!r} is not a launcher: give SingleNodeLauncher()")
@@ -131,13 +146,17 @@ class LocalProvider:
         """Send SIGTERM to all processes of the jobs; SIGKILL with ``force`` or after ``cancel_grace``
         seconds.
 
-        The time is looked at whenever `status` or `cancel` is called.
+        The time is looked at whenever `status` or `cancel` is called; a job of another process's provider, which
+        has no such time, is killed with ``force`` only.
         """
         now = time.monotonic()
         verdicts = {}
         with self._lock:
             for job_id in ids:
                 job = self._jobs.get(job_id)
+                if job is None and job_id not in self._ended:
+                    verdicts[job_id] = _cancel_other(job_id, force)
+                    continue
                 if job is None or self._look(job_id, now).state.terminal:
                     verdicts[job_id] = False
                     continue
@@ -150,6 +169,16 @@ class LocalProvider:
                 if force and not job.swept:
                     verdicts[job_id] = job.cancelled = _signal(job, signal.SIGKILL)
         return verdicts
+
+    def jobs_of(self, run: str) -> list[NamedJob]:
+        """The run's jobs that run on this machine, also those of other processes' providers."""
+        return [
+            NamedJob(JobId(str(job.pid)), job.name, _running(job)) for job in leaders(f"{JOB_PREFIX}{run}-")
+        ]
+
+    def record(self) -> ProviderRecord:
+        """What another process needs to find the jobs: nothing but their names."""
+        return ProviderRecord("throughway.providers.local:LocalProvider")
 
     def _start(self, spec: JobSpec) -> JobId | SubmitFailure:
         try:
@@ -204,6 +233,9 @@ class LocalProvider:
     def _look(self, job_id: JobId, now: float) -> JobStatus:
         job = self._jobs.get(job_id)
         if job is None:
+            other = None if job_id in self._ended else _other(job_id)
+            if other is not None:
+                return _running(other)
             return self._ended.get(job_id) or JobStatus(
                 JobState.UNKNOWN, message=f"no job {job_id} was started by this provider"
             )
@@ -222,6 +254,27 @@ class LocalProvider:
             if forgotten not in self._order:
                 self._ended.pop(forgotten, None)
         return status
+
+
+def _other(job_id: JobId) -> Leader | None:
+    """A job that another process's provider has started."""
+    return leader(int(job_id)) if job_id.isdecimal() else None
+
+
+def _running(job: Leader) -> JobStatus:
+    base = os.path.join(job.folder, job.name)
+    return JobStatus(JobState.RUNNING, stdout=f"{base}.stdout", stderr=f"{base}.stderr")
+
+
+def _cancel_other(job_id: JobId, force: bool) -> bool:
+    if _other(job_id) is None:
+        return False
+    try:
+        os.killpg(int(job_id), signal.SIGKILL if force else signal.SIGTERM)
+        os.killpg(int(job_id), signal.SIGCONT)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _run(spec: JobSpec, argv: list[str], environment: dict[str, str] | None) -> subprocess.Popen[bytes]:
