@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from throughway.providers.interface import JobId, JobSpec, JobState, JobStatus, SubmitFailure
+import msgspec
+
+from throughway.protocol.views import BlockLoad, DrainView, LoadView
+from throughway.providers.interface import JobId, JobSpec, JobState, JobStatus, NamedJob, ProviderRecord, SubmitFailure
 
 
 class FakeClock:
@@ -23,6 +26,10 @@ class FakeProvider:
         self.min_blocks = 0
         self.max_blocks = max_blocks
         self.nodes_per_block = 2
+        self.parallelism = 1.0
+        self.cores_per_node: int | None = None
+        self.mem_per_node: float | None = None
+        self.can_exclude = True
         self.walltime: float | None = None
         self.worker_init = ""
         self.status_polling_interval = 0.25 if local else 60.0
@@ -85,3 +92,52 @@ class FakeProvider:
 
     def running(self) -> list[JobId]:
         return [job_id for job_id, status in self.jobs.items() if not status.state.terminal]
+
+    def jobs_of(self, run: str) -> list[NamedJob]:
+        names = [spec.name for spec in self.specs]
+        return [
+            NamedJob(job_id, name, self.jobs[job_id])
+            for job_id, name in zip(self.jobs, names, strict=True)
+            if job_id in self.running()
+        ]
+
+    def record(self) -> ProviderRecord:
+        return ProviderRecord("tests.blocks.fakes:FakeProvider")
+
+
+class FakeInterchange:
+    """Answers a controller at once, as a test says; or later, where ``patient``."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.loads: dict[str, BlockLoad] = {}
+        self.stranded = 0
+        self.patient = False
+        self.dead = False
+        self.waiting: list[Callable[[], None]] = []
+
+    def ask(self, topic: str, subject: str, told: Callable[[bytes | None], None]) -> None:
+        self.asked.append((topic, subject))
+        reply = lambda: told(None if self.dead else msgspec.msgpack.encode(self.answer(topic, subject)))
+        if self.patient:
+            self.waiting.append(reply)
+        else:
+            reply()
+
+    def answer(self, topic: str, subject: str) -> object:
+        load = self.loads.get(subject)
+        tasks = 0 if load is None else load.tasks
+        match topic:
+            case "blocks":
+                return LoadView(list(self.loads.values()), self.stranded)
+            case "drain_block":
+                return DrainView(True, tasks=tasks)
+            case "drain_idle_block":
+                return DrainView(not tasks, tasks=tasks)
+            case _:
+                return True
+
+    def reply(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for reply in waiting:
+            reply()

@@ -13,12 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from throughway.blocks.controller import KILL_TIMEOUT, BlockController, ErrorHandler, ExecutorView
+from throughway.blocks.controller import (
+    KILL_TIMEOUT,
+    STOP_TIMEOUT_ELSEWHERE,
+    BlockController,
+    ErrorHandler,
+    ExecutorView,
+)
+from throughway.blocks.plan import BlockSight, Strategy, View, Wish
+from throughway.blocks.policy import BlockPolicy
+from throughway.blocks.record import read_blocks
 from throughway.blocks.state import BlockView
 from throughway.errors import ConfigurationError, ExecutorFailed
 from throughway.providers import JobState, JobStatus, LocalProvider, SubmitFailure
 
-from .fakes import FakeClock, FakeProvider
+from .fakes import FakeClock, FakeInterchange, FakeProvider
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -38,11 +47,20 @@ def nothing_left() -> Iterator[None]:
 class Rig:
     """A controller that is stepped by hand, on a fake clock, with a fake provider."""
 
-    def __init__(self, handler: bool | ErrorHandler = True, **parameters: object) -> None:
+    def __init__(
+        self,
+        handler: bool | ErrorHandler = True,
+        strategy: str | Strategy = "none",
+        record: str | None = None,
+        **parameters: object,
+    ) -> None:
         self.clock = FakeClock()
         self.provider = FakeProvider(**parameters)  # type: ignore[arg-type]
         self.errors: list[ExecutorFailed] = []
         self.commands: Callable[[str], list[str]] = lambda block: ["manager", block]
+        self.interchange = FakeInterchange()
+        self.tasks = 0
+        self.notices: list[float] = []
         self.controller = BlockController(
             self.provider,
             run="ab12",
@@ -52,6 +70,12 @@ class Rig:
             label="htex",
             block_error_handler=handler,
             environment={"KEY": "value"},
+            strategy=strategy,
+            max_idletime=120.0,
+            tasks=lambda: self.tasks,
+            ask=self.interchange.ask,
+            notice=self.notices.append,
+            record=record,
             clock=self.clock,
         )
 
@@ -443,7 +467,7 @@ def test_stop_ends_also_where_the_scheduler_does_not_answer() -> None:
         if due is None:
             break
         rig.clock.now = due
-    assert rig.clock.now - started == pytest.approx(10 + KILL_TIMEOUT)
+    assert rig.clock.now - started == pytest.approx(STOP_TIMEOUT_ELSEWHERE + KILL_TIMEOUT[False])
     assert 3 <= len(rig.provider.cancels) <= 20
     assert [block.job_id for block in rig.controller.stop()] == ["j0"]
 

@@ -8,10 +8,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from throughway.blocks.plan import plan
 from throughway.blocks.policy import BlockPolicy
-from throughway.blocks.state import QUOTED, REMEMBERED, Ledger
+from throughway.blocks.failure import QUOTED
+from throughway.blocks.state import REMEMBERED, Ledger
+from throughway.blocks.strategies import STRATEGIES
+from throughway.protocol.views import BlockLoad
 from throughway.providers.interface import JobId, JobState, JobStatus
 
-POLICY = BlockPolicy(target=2, max_blocks=3, spacing=1.0, longest_wait=8.0, short_life=10.0, linger=30.0)
+POLICY = BlockPolicy(init_blocks=2, min_blocks=2, max_blocks=3, spacing=1.0, longest_wait=8.0, short_life=10.0, linger=30.0)
 
 
 class Story:
@@ -43,13 +46,14 @@ def test_the_life_of_a_block() -> None:
     assert story.block("0") == (JobState.PENDING, 0.0, "")
     story.hear("j0", JobState.RUNNING, 1.0)
     assert story.block("0") == (JobState.RUNNING, 1.0, "")
-    ledger.joined("0", 2.0)
+    ledger.joined("0", 1, 2.0)
     assert ledger.view().managers == 1
-    ledger.left("0", "drained", False, 3.0)
+    ledger.left("0", 1, "drained", False, 3.0)
     assert story.block("0") == (JobState.RUNNING, 1.0, "drained")
     story.hear("j0", JobState.COMPLETED, 4.0, 0)
     assert story.block("0") == (JobState.COMPLETED, 4.0, "drained")
-    assert ledger.view() == (0, 0, 0, -math.inf, 0.0)
+    view = ledger.view()
+    assert (view.blocks, view.failures, view.started_at) == ((), 0, 0.0)
     assert ledger.job_ids() == []
 
 
@@ -57,8 +61,8 @@ def test_a_drained_block_is_no_failure_however_short_it_lived() -> None:
     story = Story(2)
     story.hear("j0", JobState.FAILED, 1.0, 1)
     assert story.ledger.failures == 1
-    story.ledger.joined("1", 1.0)
-    story.ledger.left("1", "drained", False, 1.1)
+    story.ledger.joined("1", 1, 1.0)
+    story.ledger.left("1", 1, "drained", False, 1.1)
     story.hear("j1", JobState.COMPLETED, 1.2, 0)
     assert story.ledger.failures == 0
 
@@ -87,8 +91,8 @@ def test_managers_that_die_within_seconds_are_failures() -> None:
     story = Story()
     for attempt in range(3):
         now = 100.0 * attempt
-        story.ledger.joined(str(attempt), now)
-        story.ledger.left(str(attempt), "connection closed", True, now + 5)
+        story.ledger.joined(str(attempt), 1, now)
+        story.ledger.left(str(attempt), 1, "connection closed", True, now + 5)
         story.hear(f"j{attempt}", JobState.FAILED, now + 60, 1)
         assert story.ledger.failures == attempt + 1
         story.open(now=now + 61)
@@ -98,8 +102,8 @@ def test_managers_that_die_after_a_while_are_none() -> None:
     story = Story()
     story.hear("j0", JobState.FAILED, 1.0, 1)
     story.open()
-    story.ledger.joined("1", 2.0)
-    story.ledger.left("1", "connection closed", True, 12.0)
+    story.ledger.joined("1", 1, 2.0)
+    story.ledger.left("1", 1, "connection closed", True, 12.0)
     story.hear("j1", JobState.FAILED, 12.0, 1)
     assert story.ledger.failures == 0
     assert not story.ledger.failed
@@ -108,7 +112,7 @@ def test_managers_that_die_after_a_while_are_none() -> None:
 def test_a_block_that_works_forgives_at_its_deadline() -> None:
     story = Story(2)
     story.hear("j0", JobState.FAILED, 1.0, 1)
-    story.ledger.joined("1", 2.3)
+    story.ledger.joined("1", 1, 2.3)
     assert story.ledger.deadline() == 12.3
     story.ledger.settle(12.2)
     assert story.ledger.failures == 1
@@ -119,7 +123,7 @@ def test_a_block_that_works_forgives_at_its_deadline() -> None:
 
 def test_a_block_that_goes_on_working_forgives_once_only() -> None:
     story = Story(2)
-    story.ledger.joined("0", 1.0)
+    story.ledger.joined("0", 1, 1.0)
     story.hear("j1", JobState.FAILED, 20.0, 1)
     story.ledger.settle(21.0)
     assert story.ledger.failures == 1
@@ -128,7 +132,7 @@ def test_a_block_that_goes_on_working_forgives_once_only() -> None:
     story.hear("j2", JobState.FAILED, 30.0, 1)
     story.ledger.settle(31.0)
     assert story.ledger.failures == 2
-    story.ledger.left("0", "connection closed", True, 40.0)
+    story.ledger.left("0", 1, "connection closed", True, 40.0)
     story.hear("j0", JobState.FAILED, 40.0, 1)
     assert story.ledger.failures == 0
 
@@ -147,7 +151,7 @@ def test_blocks_of_one_attempt_fail_once() -> None:
 def test_registration_is_the_truth() -> None:
     """A wrong word of the scheduler does not end a block whose manager is there; words that stay do."""
     story = Story()
-    story.ledger.joined("0", 1.0)
+    story.ledger.joined("0", 1, 1.0)
     story.hear("j0", JobState.PENDING, 2.0)
     assert story.states() == [JobState.RUNNING]
     story.hear("j0", JobState.COMPLETED, 3.0)
@@ -166,22 +170,22 @@ def test_registration_is_the_truth() -> None:
 
 def test_the_block_ends_when_its_last_manager_leaves_after_its_job() -> None:
     story = Story()
-    story.ledger.joined("0", 1.0)
-    story.ledger.joined("0", 1.0)
+    story.ledger.joined("0", 1, 1.0)
+    story.ledger.joined("0", 1, 1.0)
     story.hear("j0", JobState.COMPLETED, 20.0, 0)
-    story.ledger.left("0", "drained", False, 21.0)
+    story.ledger.left("0", 1, "drained", False, 21.0)
     assert story.states() == [JobState.RUNNING]
-    story.ledger.left("0", "drained", False, 22.0)
+    story.ledger.left("0", 1, "drained", False, 22.0)
     assert story.states() == [JobState.COMPLETED]
 
 
 def test_a_manager_that_comes_back() -> None:
     story = Story()
-    story.ledger.joined("0", 1.0)
-    story.ledger.left("0", "silent", True, 2.0)
-    assert story.ledger.view()[:2] == (1, 0)
-    story.ledger.joined("0", 3.0)
-    assert story.ledger.view()[:2] == (1, 1)
+    story.ledger.joined("0", 1, 1.0)
+    story.ledger.left("0", 1, "silent", True, 2.0)
+    assert (len(story.ledger.view().blocks), story.ledger.view().managers) == (1, 0)
+    story.ledger.joined("0", 1, 3.0)
+    assert (len(story.ledger.view().blocks), story.ledger.view().managers) == (1, 1)
 
 
 def test_silence_changes_nothing() -> None:
@@ -196,7 +200,7 @@ def test_silence_changes_nothing() -> None:
 
 def test_cancelled_blocks_are_no_failures_and_end_at_once() -> None:
     story = Story(2)
-    story.ledger.joined("0", 1.0)
+    story.ledger.joined("0", 1, 1.0)
     story.ledger.cancelling([JobId("j0"), JobId("j1"), JobId("unknown")])
     story.hear("j0", JobState.FAILED, 2.0, 1)
     story.hear("j1", JobState.COMPLETED, 2.0, 0)
@@ -223,8 +227,8 @@ def test_strangers_are_left_alone() -> None:
     story = Story()
     story.hear("j0", JobState.FAILED, 1.0, 1)
     for block in ("0", "99", "mine"):
-        story.ledger.joined(block, 2.0)
-        story.ledger.left(block, "gone", True, 3.0)
+        story.ledger.joined(block, 1, 2.0)
+        story.ledger.left(block, 1, "gone", True, 3.0)
         story.ledger.turned_away(block, "no")
     story.hear("j99", JobState.RUNNING, 4.0)
     assert story.states() == [JobState.FAILED]
@@ -238,6 +242,115 @@ def test_memory_is_bounded() -> None:
         story.hear(f"j{k}", JobState.FAILED, float(k), 1)
     assert len(story.ledger.blocks()) == REMEMBERED
     assert len(story.ledger.failed) == QUOTED
+
+
+# --------------------------------------------------------------------------------------------------- what plans see
+
+
+def test_what_a_block_is_expected_to_run() -> None:
+    ledger = Ledger(POLICY._replace(nodes_per_block=3, gather=120.0))
+    ledger.workers_per_node = 4.0
+    (block,) = ledger.open(1, 3, 0.0)
+    ledger.submitted(block, JobId("j0"))
+    (sight,) = ledger.view(1.0).blocks
+    assert (sight.slots, sight.fresh, ledger.view().block_slots) == (12.0, True, 12.0)
+    ledger.joined("0", 8, 10.0)
+    (sight,) = ledger.view(10.0).blocks
+    assert (sight.slots, sight.fresh, ledger.view().block_slots) == (8 + 2 * 8.0, False, 24.0)
+    assert ledger.view(130.0).blocks[0].slots == 8.0, "the others never came"
+    ledger.left("0", 8, "drained", False, 140.0)
+    assert ledger.view(140.0).blocks[0].slots == 0.0
+
+
+def test_how_idle_blocks_are() -> None:
+    story = Story(3)
+    for block in "012":
+        story.ledger.joined(block, 2, 1.0)
+    loads = [BlockLoad("0", 1, 2, 0, 7.0), BlockLoad("1", 1, 2, 3), BlockLoad("77", 1, 1, 0)]
+    story.ledger.looked(loads, 5, 100.0)
+    view = story.ledger.view(100.0, 9)
+    assert [block.idle_since for block in view.blocks] == [93.0, math.inf, math.inf]
+    assert (view.looked_at, view.stranded) == (100.0, 5)
+    assert story.ledger.view(100.0, 2).stranded == 2, "no more than there are"
+    story.ledger.joined("1", 2, 101.0)
+    assert story.ledger.view(101.0, 9).stranded == 0, "the new one may have the time"
+
+
+def test_since_when_a_fresh_block_is_not_needed() -> None:
+    story = Story(2)
+    story.ledger.note_unneeded(["1"], 5.0)
+    story.ledger.note_unneeded(["1"], 6.0)
+    assert [block.idle_since for block in story.ledger.view(6.0).blocks] == [math.inf, 5.0]
+    story.ledger.note_unneeded([], 7.0)
+    assert story.ledger.view(7.0).blocks[1].idle_since == math.inf
+
+
+# --------------------------------------------------------------------------------------------------------- scaling in
+
+
+def test_a_block_is_drained_and_then_cancelled() -> None:
+    story = Story()
+    ledger = story.ledger
+    ledger.joined("0", 2, 1.0)
+    assert ledger.ask_to_drain("0")
+    assert not ledger.ask_to_drain("0")
+    assert ledger.view(2.0).blocks[0].leaving
+    ledger.drain_answered("0", True, 2.0)
+    assert ledger.to_cancel(3.0) == ([], []), "a manager is still there"
+    ledger.left("0", 2, "drained", False, 4.0)
+    assert ledger.deadline() <= 4.0
+    assert ledger.to_cancel(4.0) == ([JobId("j0")], [])
+    assert ledger.to_cancel(5.0) == ([], [])
+    story.hear("j0", JobState.FAILED, 6.0, 143)
+    assert story.states() == [JobState.SCALED_IN]
+    assert (ledger.failures, ledger.deadline()) == (0, math.inf)
+
+
+def test_a_block_that_turned_out_busy_stays() -> None:
+    story = Story()
+    story.ledger.joined("0", 2, 1.0)
+    story.ledger.ask_to_drain("0")
+    story.ledger.drain_answered("0", False, 2.0)
+    (block,) = story.ledger.view(2.0).blocks
+    assert not block.leaving
+    assert block.idle_since == math.inf
+    assert story.ledger.view(2.0).looked_at == 2.0
+
+
+def test_a_job_that_does_not_end_is_cancelled_by_force_again_and_again() -> None:
+    story = Story()
+    story.ledger.ask_to_drain("0")
+    story.ledger.drain_answered("0", True, 2.0)
+    assert story.ledger.to_cancel(2.0) == ([JobId("j0")], [])
+    moments = []
+    for second in range(3, 200):
+        polite, forced = story.ledger.to_cancel(float(second))
+        assert polite == []
+        moments += [second] * len(forced)
+    assert moments == [12, 32, 72, 152]
+
+
+def test_a_block_is_drained_by_force() -> None:
+    story = Story()
+    story.ledger.joined("0", 2, 1.0)
+    story.ledger.ask_to_drain("0")
+    story.ledger.drain_answered("0", True, 2.0)
+    assert story.ledger.ask_to_drain("0", force=True)
+    assert not story.ledger.ask_to_drain("0", force=True)
+    assert story.ledger.to_cancel(3.0) == ([], [JobId("j0")])
+    story.ledger.left("0", 2, "connection closed", True, 4.0)
+    story.hear("j0", JobState.FAILED, 4.0, 137)
+    assert (story.states(), story.ledger.failures) == ([JobState.SCALED_IN], 0)
+
+
+def test_a_block_that_is_not_submitted_yet_is_cancelled_once_it_is() -> None:
+    ledger = Ledger(POLICY)
+    (block,) = ledger.open(1, 1, 0.0)
+    ledger.ask_to_drain("0")
+    ledger.drain_answered("0", True, 1.0)
+    assert ledger.to_cancel(1.0) == ([], [])
+    ledger.submitted(block, JobId("j0"))
+    assert ledger.to_cancel(2.0) == ([JobId("j0")], [])
 
 
 ENDS = (JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED)
@@ -254,14 +367,32 @@ class Weeks(RuleBasedStateMachine):
         self.started_at = -math.inf
         self.condemned: set[JobId] = set()
 
-    @rule(seconds=st.sampled_from((0.0, 0.125, 1.0, 5.0, 60.0)), accepted=st.booleans())
-    def act(self, seconds: float, accepted: bool) -> None:
+    @rule(
+        seconds=st.sampled_from((0.0, 0.125, 1.0, 5.0, 60.0)),
+        accepted=st.booleans(),
+        tasks=st.sampled_from((0, 0, 1, 3, 100)),
+        name=st.sampled_from(sorted(STRATEGIES)),
+        idle=st.booleans(),
+    )
+    def act(self, seconds: float, accepted: bool, tasks: int, name: str, idle: bool) -> None:
         self.now += seconds
         self.ledger.settle(self.now)
         for job in self.ledger.hung(self.now):
             assert job not in self.condemned, "a job is condemned once"
             self.condemned.add(job)
-        todo = plan(self.ledger.view(), POLICY, self.now)
+        self.ledger.to_cancel(self.now)
+        todo = plan(self.ledger.view(self.now, tasks), POLICY, self.now, STRATEGIES[name])
+        if todo.look:
+            loads = [BlockLoad(block, 1, 1, 0 if idle else 1, 500.0) for block in self.ledger.live]
+            self.ledger.looked(loads, 0, self.now)
+            todo = plan(self.ledger.view(self.now, tasks), POLICY, self.now, STRATEGIES[name])
+            assert not todo.look
+        self.ledger.note_unneeded(todo.unneeded, self.now)
+        for block in todo.drain:
+            assert self.ledger.ask_to_drain(block)
+            self.ledger.drain_answered(block, accepted, self.now)
+        staying = sum(not block.leaving for block in self.ledger.live.values())
+        assert staying >= POLICY.min_blocks or not todo.drain
         assert todo.give_up == (self.ledger.failures >= 3 and not self.ledger.view().managers)
         if todo.give_up:
             self.ledger = Ledger(POLICY)
@@ -291,9 +422,9 @@ class Weeks(RuleBasedStateMachine):
     def manager(self, data: st.DataObject, joins: bool, lost: bool) -> None:
         block = data.draw(st.sampled_from(sorted(self.ledger.live)))
         if joins:
-            self.ledger.joined(block, self.now)
+            self.ledger.joined(block, 1, self.now)
         else:
-            self.ledger.left(block, "gone", lost, self.now)
+            self.ledger.left(block, 1, "gone", lost, self.now)
 
     @invariant()
     def holds(self) -> None:
@@ -301,7 +432,8 @@ class Weeks(RuleBasedStateMachine):
         assert len(self.ledger.live) <= POLICY.max_blocks
         settled = all(
             block.gone_at is None
-            and (block.managers or not block.lost or block.condemned or block.job_id is None)
+            and (block.managers or not block.lost or block.leaving or block.job_id is None)
+            and not block.scaled_in
             for block in self.ledger.live.values()
         )
         if not self.ledger.failures and settled:

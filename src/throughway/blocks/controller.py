@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
+
+import msgspec
 
 from throughway.blocks import failure
-from throughway.blocks.plan import plan
-from throughway.blocks.policy import BlockPolicy, policy_for
+from throughway.blocks.hosts import Hosts
+from throughway.blocks.plan import Plan, Strategy, plan
+from throughway.blocks.policy import MAX_IDLETIME, BlockPolicy, policy_for
+from throughway.blocks.record import BlockRecord, BlocksRecord, write_blocks
 from throughway.blocks.state import Block, BlockView, Ledger
+from throughway.blocks.strategies import none, strategy_for
+from throughway.blocks.watchdog import Watchdog
 from throughway.errors import ConfigurationError, ExecutorFailed
-from throughway.providers.interface import JobId, JobSpec, JobStatus, Provider, SubmitFailure
+from throughway.protocol.views import DrainView, LoadView
+from throughway.providers.interface import (
+    JobId,
+    JobSpec,
+    JobStatus,
+    Provider,
+    SubmitFailure,
+    job_name,
+)
 
 logger = logging.getLogger("throughway.blocks")
 
 STOP_TIMEOUT = 10.0
 """Seconds that jobs have to end by themselves once an executor has given up."""
 
-KILL_TIMEOUT = 3.0
-"""Seconds that killed jobs have to be gone."""
+STOP_TIMEOUT_ELSEWHERE = 30.0
+"""The same, at least, for jobs of a batch scheduler, which takes its time to notice."""
+
+KILL_TIMEOUT = {True: 3.0, False: 15.0}
+"""Seconds that killed jobs have to be gone: on this machine, and elsewhere."""
+
+RECORD_SPACING = 0.5
+"""Seconds between two writings of the record of the blocks, at least."""
+
+LOOK_SPACING = 1.0
+"""Seconds between two questions for the managers' idleness, at least."""
 
 _LONGEST_SILENCE = 600.0
 _FIRST_LOOK = {True: 0.002, False: 1.0}
-_LAST_LOOK = {True: 0.05, False: 60.0}
+_LAST_LOOK = {True: 0.05, False: 10.0}
+
+Told: TypeAlias = Callable[[bytes | None], None]
+"""Takes an answer of the interchange, None where there is none."""
 
 
 class ExecutorView:
@@ -40,6 +68,11 @@ class ExecutorView:
     def label(self) -> str:
         """The executor's label."""
         return self._controller.label
+
+    @property
+    def init_blocks(self) -> int:
+        """Blocks that it started with."""
+        return self._controller.policy.init_blocks
 
     def blocks(self) -> list[BlockView]:
         """All blocks, as `BlockController.blocks`."""
@@ -63,15 +96,35 @@ class _Phase(Enum):
     ENDED = 3
 
 
+class _Manager(NamedTuple):
+    block: str
+    host: str
+    workers: int
+    joined_at: float
+
+
 class BlockController:
-    """Keeps the blocks of one executor alive until `stop`, or until too many fail in a row.
+    """Keeps the blocks of one executor until `stop`, or until too many fail in a row.
 
-    ``command_for`` gives the command of a manager for a block's id; ``folder`` takes scripts and output of
-    the jobs, whose names hold ``run``, the run's id. ``on_failure`` is called once, from the controller's
-    thread, when it gives up. ``block_error_handler`` is True for the rule of `plan`, False to go on for
-    ever, or the user's `ErrorHandler`, which then alone decides.
+    Args:
+        provider: where they come from.
+        run: the run's id, which the names of the jobs hold.
+        folder: takes scripts and output of the jobs.
+        command_for: gives the command of a manager for a block's id.
+        on_failure: called once, from the controller's thread, when it gives up.
+        block_error_handler: True for the rule of `plan`, False to go on for ever, or the user's `ErrorHandler`, which
+            then alone decides.
+        strategy: how many blocks are wanted; see `strategies`.
+        max_idletime: seconds after which a block that is not needed is scaled in.
+        workers_per_node: workers that a manager is expected to have, until the first one shows.
+        tasks: gives the number of tasks without an outcome.
+        ask: asks the interchange, without waiting; `Told` is called from any thread. None where there is none: then
+            only blocks without managers are scaled in.
+        notice: told from how many outstanding tasks on `demand` is to be called, inf for never.
+        record: folder for the record of the blocks, None for none.
+        watchdog: is started before the first job, and ended after the last.
 
-    All methods may be called from any thread, and only `stop` waits. Raises `ConfigurationError` for a
+    All methods may be called from any thread, and only `stop` waits. Raises `ConfigurationError` for a strategy, a
     ``block_error_handler`` or a number of blocks that cannot work.
     """
 
@@ -87,6 +140,14 @@ class BlockController:
         block_error_handler: bool | ErrorHandler = True,
         environment: Mapping[str, str] | None = None,
         policy: BlockPolicy | None = None,
+        strategy: str | Strategy | None = None,
+        max_idletime: float = MAX_IDLETIME,
+        workers_per_node: float = 1.0,
+        tasks: Callable[[], int] = lambda: 0,
+        ask: Callable[[str, str, Told], None] | None = None,
+        notice: Callable[[float], None] = lambda count: None,
+        record: str | None = None,
+        watchdog: Watchdog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(block_error_handler, bool) and not callable(block_error_handler):
@@ -103,15 +164,36 @@ class BlockController:
         self._on_failure = on_failure
         self._handler = None if isinstance(block_error_handler, bool) else block_error_handler
         self._environment = dict(environment or {})
-        self._policy = policy or policy_for(provider, gives_up=block_error_handler is True)
+        self._strategy = strategy_for(strategy)
+        self.policy = policy or policy_for(
+            provider,
+            max_idletime=max_idletime,
+            gives_up=block_error_handler is True,
+            follows=self._strategy is not none,
+        )
+        self._tasks = tasks
+        self._interchange = ask
+        self._notice = notice
+        self._record_folder = record
+        self._watchdog = watchdog
         self._clock = clock
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         # Guarded by the lock.
-        self._ledger = Ledger(self._policy)
+        self._ledger = Ledger(self.policy)
+        self._ledger.workers_per_node = max(1.0, workers_per_node)
+        self._managers: dict[str, _Manager] = {}
+        self._hosts = Hosts()
+        self._opened: deque[list[Block]] = deque()
+        """blocks that were added by hand, and are to be submitted"""
+        self._drains: deque[tuple[str, bool]] = deque()
+        """blocks to be scaled in by hand, and whether by force"""
+        self._refusals: deque[str] = deque()
+        """hosts to be left out"""
         self._phase = _Phase.KEEPING
         self._touched = False
+        self._look_wanted = False
         self._condemned: ExecutorFailed | None = None
         self._failed = False
         self._kill_at = math.inf
@@ -120,10 +202,14 @@ class BlockController:
         self._poll_at = math.inf
         self._unanswered = 0
         self._look = 0.0
+        self._looking_since = -math.inf
         self._asked: set[JobId] = set()
         self._killing = False
         self._killed = False
         self._shown = 0
+        self._recorded = -1
+        self._record_at = -math.inf
+        self._watching = False
 
     # ------------------------------------------------------------------------------------ from other threads
 
@@ -136,7 +222,9 @@ class BlockController:
             self._thread.start()
 
     def begin_stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Start no more blocks, cancel all jobs, and kill what is still there after ``timeout`` seconds."""
+        """Start no more blocks, cancel all jobs, and kill what is still there after ``timeout`` seconds, or after
+        `STOP_TIMEOUT_ELSEWHERE` where that is longer and the jobs are a batch scheduler's."""
+        timeout = self._patience(timeout)
         with self._wake:
             self._begin_end(timeout)
             if self._thread is None and not self._ledger.live:
@@ -149,20 +237,49 @@ class BlockController:
         self.begin_stop(timeout)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout + KILL_TIMEOUT + 1.0)
+            # Beyond all that the thread itself waits for, it may be in a command of the provider.
+            thread.join(self._patience(timeout) + KILL_TIMEOUT[self._provider.local] + 1.0)
         with self._lock:
-            return self._views(live=True)
+            left = self._views(live=True)
+        if self._watchdog is not None and (thread is None or thread is not threading.current_thread()):
+            self._watchdog.end(left=bool(left))
+        return left
 
-    def manager_joined(self, block: str) -> None:
-        """A manager has registered. A manager of a block that is not one of ours is left alone."""
+    def _patience(self, timeout: float) -> float:
+        return timeout if self._provider.local else max(timeout, STOP_TIMEOUT_ELSEWHERE)
+
+    def manager_joined(self, block: str, manager: str = "", host: str = "", workers: int = 1) -> None:
+        """A manager has registered, with an id of its own. One of a block that is not one of ours is left alone."""
         with self._wake:
-            self._ledger.joined(block, self._clock())
+            if manager and manager in self._managers:
+                # It is only back, or its interchange is another one.
+                return
+            now = self._clock()
+            if self._ledger.stranded:
+                self._look_wanted = True
+            self._managers[manager or f"{block}/{len(self._managers)}"] = _Manager(block, host, workers, now)
+            self._hosts.joined(host)
+            self._ledger.joined(block, workers, now)
             self._touch()
 
-    def manager_left(self, block: str, reason: str, lost: bool) -> None:
+    def manager_left(self, block: str, reason: str, lost: bool, manager: str = "") -> None:
         """A manager that had registered is gone: drained, or ``lost``."""
         with self._wake:
-            self._ledger.left(block, reason, lost, self._clock())
+            now = self._clock()
+            known = manager or next((name for name, one in self._managers.items() if one.block == block), "")
+            gone = self._managers.pop(known, None)
+            if gone is None and manager:
+                return
+            ours = self._ledger.live.get(block)
+            if gone is not None and gone.host and not self._provider.local:
+                asked = lost and ours is not None and (ours.forced or ours.cancelling)
+                lived = now - gone.joined_at
+                for name in self._hosts.left(gone.host, lost and not asked, reason, lived):
+                    logger.warning(
+                        "executor %r leaves out host %s: %s", self.label, name, self._hosts.left_out[name]
+                    )
+                    self._refusals.append(name)
+            self._ledger.left(block, 0 if gone is None else gone.workers, reason, lost, now)
             self._touch()
 
     def manager_refused(self, block: str, reason: str) -> None:
@@ -170,6 +287,91 @@ class BlockController:
         with self._wake:
             self._ledger.turned_away(block, reason)
             self._touch()
+
+    def demand(self) -> None:
+        """There are more outstanding tasks than the last `notice` named."""
+        with self._wake:
+            self._touch()
+
+    def stranded(self) -> None:
+        """Tasks wait whose walltime is longer than what any manager with room has left."""
+        with self._wake:
+            self._look_wanted = True
+            self._touch()
+
+    def interchange_restarted(self) -> None:
+        """Another interchange has taken over: it has to be told again which blocks and hosts take nothing."""
+        with self._wake:
+            for block in self._ledger.live.values():
+                if block.asked_to_drain or block.scaled_in:
+                    self._drains.append((block.id, block.forced))
+            self._refusals.extend(self._hosts.left_out)
+            self._looking_since = -math.inf
+            self._touch()
+
+    def scale_out(self, count: int) -> list[str]:
+        """Start ``count`` more blocks, whatever the strategy; their ids. Raises `ValueError` for more than there is
+        room for below ``max_blocks``, and `RuntimeError` at the end."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"{count!r} is no number of blocks: give an int of 0 or more")
+        with self._wake:
+            if self._phase is not _Phase.KEEPING or self._condemned is not None:
+                raise RuntimeError(f"executor {self.label!r} ends: no block starts any more")
+            live = len(self._ledger.live)
+            if live + count > self.policy.max_blocks:
+                raise ValueError(
+                    f"{count} more blocks cannot be started: {live} live, and max_blocks={self.policy.max_blocks} "
+                    "is never exceeded (blocks that start or end count)"
+                )
+            if not count:
+                return []
+            blocks = self._ledger.open(count, self._provider.nodes_per_block, self._clock())
+            self._ledger.kept += count
+            self._opened.append(blocks)
+            self._touch()
+            return [block.id for block in blocks]
+
+    def scale_in(self, blocks: int | Iterable[str], *, force: bool = False) -> list[str]:
+        """Let blocks go: so many, those first that have not begun or are idle, or those with these ids.
+
+        Each takes nothing new from now on, finishes what runs, and ends; with ``force`` it ends at once, and what ran
+        there is lost. Returns the ids of those that were not on their way out before. Raises `ValueError` for an id
+        that is not a live block's.
+        """
+        with self._wake:
+            live = self._ledger.live
+            if isinstance(blocks, int) and not isinstance(blocks, bool):
+                if blocks < 0:
+                    raise ValueError(f"{blocks} is no number of blocks: give 0 or more")
+                staying = [block for block in live.values() if not block.leaving]
+                staying.sort(
+                    key=lambda block: (block.joined_at is not None, block.idle_since, block.opened_at)
+                )
+                chosen = [block.id for block in staying[:blocks]]
+            else:
+                if isinstance(blocks, str | bool) or not isinstance(blocks, Iterable):
+                    raise TypeError(f"{blocks!r} is neither a number of blocks nor a list of their ids")
+                chosen = list(dict.fromkeys(blocks))
+                unknown = [block for block in chosen if block not in live]
+                if unknown:
+                    known = ", ".join(live) or "none"
+                    raise ValueError(f"there are no live blocks {unknown}: give ids of {known}")
+                chosen = [
+                    block for block in chosen if not live[block].leaving or (force and not live[block].forced)
+                ]
+            gone = sum(not live[block].leaving for block in chosen)
+            self._ledger.kept = max(0, self._ledger.kept - gone)
+            self._drains.extend((block, force) for block in chosen)
+            for block in chosen:
+                # From here on the plan does not count on it.
+                self._ledger.ask_to_drain(block, force=force)
+            self._touch()
+            return chosen
+
+    def left_out(self) -> dict[str, str]:
+        """The hosts that are left out, and why."""
+        with self._lock:
+            return dict(self._hosts.left_out)
 
     def fail(self, error: Exception | str) -> None:
         """Give up with ``error``: ``on_failure`` is called with it, and all jobs are cancelled."""
@@ -207,21 +409,130 @@ class BlockController:
             now = self._clock()
             self._ledger.settle(now)
             hung = self._ledger.hung(now)
-            todo = plan(self._ledger.view(), self._policy, now)
         self._cancel(hung, force=True)
+        self._act_by_hand()
+        todo = self._plan(now)
         if self._handler is not None:
             self._ask_handler(self._handler)
         condemned = self._condemned
         if condemned is not None or todo.give_up:
             self._give_up(condemned or self._failure())
             return self._clock()
+        self._drain([(block, False) for block in todo.drain], "drain_idle_block")
+        self._cancel_empty()
+        record_at = self._write_record()
         if todo.start:
             self._start_blocks(todo.start)
             return self._clock()
+        look_at = self._ask_for_loads() if todo.look or self._look_wanted else math.inf
+        self._notice(todo.notice_at)
+        if self._tasks() >= todo.notice_at:
+            # They came while it was planned, and were not noticed.
+            return self._clock()
         with self._lock:
             return min(
-                todo.wake_at, self._ledger.deadline(), self._poll_at if self._ledger.live else math.inf
+                todo.wake_at,
+                look_at,
+                record_at,
+                self._ledger.deadline(),
+                self._poll_at if self._ledger.live else math.inf,
             )
+
+    def _plan(self, now: float) -> Plan:
+        tasks = self._tasks()
+        with self._lock:
+            view = self._ledger.view(now, tasks)
+        try:
+            todo = plan(view, self.policy, now, self._strategy)
+        except Exception as error:
+            logger.exception("the strategy of executor %r failed", self.label)
+            failed = ExecutorFailed(
+                f"executor {self.label!r}: its strategy {self._strategy!r} raised {error!r}: correct it, or give "
+                "strategy='simple'"
+            )
+            failed.__cause__ = error
+            self.fail(failed)
+            return Plan()
+        with self._lock:
+            self._ledger.note_unneeded(todo.unneeded, now)
+        return todo
+
+    def _act_by_hand(self) -> None:
+        """What users asked for, and what follows from hosts that are left out."""
+        while True:
+            with self._lock:
+                opened = self._opened.popleft() if self._opened else None
+                drains = list(self._drains)
+                self._drains.clear()
+                refusals = list(self._refusals)
+                self._refusals.clear()
+            for host in refusals:
+                self._ask("refuse_host", host, lambda payload: None)
+            self._drain(drains, "drain_block")
+            if opened is None:
+                return
+            self._submit(opened)
+
+    def _ask(self, topic: str, subject: str, told: Told) -> None:
+        if self._interchange is not None:
+            self._interchange(topic, subject, told)
+
+    def _ask_for_loads(self) -> float:
+        """Ask how idle the managers are; when to try again, should it be too soon or be answered by nobody."""
+        with self._lock:
+            now = self._clock()
+            again = max(self._ledger.looked_at, self._looking_since) + LOOK_SPACING
+            if self._interchange is None:
+                self._look_wanted = False
+                return math.inf
+            if now < self._looking_since + _LONGEST_SILENCE and self._looking_since > self._ledger.looked_at:
+                return self._looking_since + _LONGEST_SILENCE
+            if now < again and self._looking_since > -math.inf:
+                return again
+            self._look_wanted = False
+            self._looking_since = now
+        self._ask("blocks", "", self._on_loads)
+        return math.inf
+
+    def _on_loads(self, payload: bytes | None) -> None:
+        with self._wake:
+            loads = LoadView([]) if payload is None else msgspec.msgpack.decode(payload, type=LoadView)
+            self._ledger.looked(loads.blocks, loads.stranded, self._clock())
+            self._touch()
+
+    def _drain(self, blocks: Iterable[tuple[str, bool]], topic: str) -> None:
+        for block, force in blocks:
+            with self._lock:
+                live = self._ledger.live.get(block)
+                # Those that users named are marked already.
+                if live is None or not (live.asked_to_drain or live.scaled_in):
+                    if not self._ledger.ask_to_drain(block, force=force):
+                        continue
+                    live = self._ledger.live[block]
+                empty = not live.managers
+            logger.info("block %s is scaled in%s", block, " by force" if force else "")
+            if self._interchange is None:
+                self._on_drained(block, msgspec.msgpack.encode(DrainView(empty or force)))
+            else:
+                self._ask(topic, block, functools.partial(self._on_drained, block))
+
+    def _on_drained(self, block: str, payload: bytes | None) -> None:
+        with self._wake:
+            accepted = payload is not None and msgspec.msgpack.decode(payload, type=DrainView).accepted
+            self._ledger.drain_answered(block, accepted, self._clock())
+            self._touch()
+
+    def _cancel_empty(self) -> None:
+        """End the jobs of blocks that were scaled in and have nothing left."""
+        with self._lock:
+            now = self._clock()
+            polite, forced = self._ledger.to_cancel(now)
+            if polite or forced:
+                # Whether they are gone is looked at soon, and not only at the usual interval.
+                soon = now + min(5.0, self._provider.status_polling_interval)
+                self._poll_at = min(self._poll_at, soon) if self._poll_at > now else soon
+        self._cancel(polite)
+        self._cancel(forced, force=True)
 
     def _run(self) -> None:
         try:
@@ -250,23 +561,36 @@ class BlockController:
                 )
             with self._lock:
                 self._silent = f"the {self._provider.label} provider gives no status: {error}"
+                self._ledger.changes += self._unanswered == 1
             wait = min(interval * 2.0 ** min(self._unanswered, 30), max(interval, _LONGEST_SILENCE))
         else:
-            self._unanswered = 0
             wait = interval
             with self._lock:
+                self._ledger.changes += self._unanswered > 0
+                self._unanswered = 0
                 self._silent = ""
                 self._ledger.heard(statuses, self._clock())
         self._poll_at = self._clock() + wait
 
     def _start_blocks(self, count: int) -> None:
-        provider = self._provider
         with self._lock:
             if self._phase is not _Phase.KEEPING:
                 return
-            blocks = self._ledger.open(count, provider.nodes_per_block, self._clock())
+            # Others may have been added by hand meanwhile.
+            count = min(count, self.policy.max_blocks - len(self._ledger.live))
+            if count <= 0:
+                return
+            blocks = self._ledger.open(count, self._provider.nodes_per_block, self._clock())
+        self._submit(blocks)
+
+    def _submit(self, blocks: list[Block]) -> None:
+        provider = self._provider
+        count = len(blocks)
         outcomes: list[JobId | SubmitFailure]
         try:
+            if self._watchdog is not None and not self._watching:
+                self._watchdog.start(provider)
+                self._watching = True
             specs = [self._spec(block) for block in blocks]
             outcomes = self._checked(provider.submit(specs), count)
         except Exception as error:
@@ -287,11 +611,12 @@ class BlockController:
 
     def _spec(self, block: Block) -> JobSpec:
         return JobSpec(
-            name=f"throughway-{self._run_id}-{block.id}",
+            name=job_name(self._run_id, block.id),
             command=list(self._command_for(block.id)),
             nodes=block.nodes,
             folder=self._folder,
             environment=self._environment,
+            exclude=sorted(self._hosts.left_out),
         )
 
     def _checked(self, outcomes: list[JobId | SubmitFailure], count: int) -> list[JobId | SubmitFailure]:
@@ -359,9 +684,10 @@ class BlockController:
             ids = self._ledger.job_ids()
             self._ledger.cancelling(ids)
             now = self._clock()
-            if not ids or now >= kill_at + KILL_TIMEOUT:
+            if not ids or now >= kill_at + KILL_TIMEOUT[self._provider.local]:
                 self._phase = _Phase.ENDED
         if self._phase is _Phase.ENDED:
+            self._write_record(last=True)
             if ids:
                 logger.error("these jobs of the %s provider did not end: %s", self._provider.label, ids)
             return None
@@ -378,7 +704,7 @@ class BlockController:
             local = self._provider.local
             self._look = min(self._look * 2, _LAST_LOOK[local]) if self._look else _FIRST_LOOK[local]
             self._poll_at = self._clock() + self._look
-        return min(self._poll_at, kill_at + KILL_TIMEOUT if killing else kill_at)
+        return min(self._poll_at, kill_at + KILL_TIMEOUT[self._provider.local] if killing else kill_at)
 
     def _cancel(self, ids: list[JobId], *, force: bool = False) -> bool:
         if not ids:
@@ -409,6 +735,58 @@ class BlockController:
                 block.nodes,
                 block.managers,
                 block.words() or ("" if block.state.terminal else self._silent),
+                block.workers,
+                block.leaving and not block.state.terminal,
+                block.opened_at + offset,
             )
             for block in blocks
         ]
+
+    def _write_record(self, *, last: bool = False) -> float:
+        """Write the record of the blocks if anything has changed; when to do it if it is too soon, else inf."""
+        if self._record_folder is None:
+            return math.inf
+        now = self._clock()
+        with self._lock:
+            changes = self._ledger.changes
+            if changes == self._recorded:
+                return math.inf
+            if now < self._record_at + RECORD_SPACING and not last:
+                return self._record_at + RECORD_SPACING
+            views = self._views()
+            record = BlocksRecord(
+                provider=self._provider.label,
+                written=time.time(),
+                blocks=[
+                    BlockRecord(
+                        view.id,
+                        view.job_id,
+                        view.state.value,
+                        view.since,
+                        view.submitted,
+                        view.nodes,
+                        view.managers,
+                        view.workers,
+                        view.draining,
+                        view.message,
+                    )
+                    for view in views
+                ],
+                left_out=dict(self._hosts.left_out),
+                trouble=self._silent,
+                wants=self._wants(),
+            )
+        self._recorded = changes
+        self._record_at = now
+        try:
+            write_blocks(record, self._record_folder)
+        except OSError as error:
+            logger.warning(
+                "the record of the blocks cannot be written into %s: %s", self._record_folder, error
+            )
+        return math.inf
+
+    def _wants(self) -> str:
+        policy = self.policy
+        name = getattr(self._strategy, "__name__", repr(self._strategy))
+        return f"strategy {name}, {policy.min_blocks} to {policy.max_blocks} blocks of {policy.nodes_per_block} nodes"

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from throughway.providers.interface import JobStatus, Tail
 
+QUOTED = 10
+"""Failed blocks that an error quotes, at most."""
+
 
 class FailedBlock(NamedTuple):
-    """A block that failed. ``tail`` is the end of its output."""
+    """A block that failed. ``tail`` is the end of its output; ``job_id`` is empty where it is not known."""
 
     id: str
     job_id: str
@@ -48,6 +51,15 @@ def message(label: str, provider: str, failures: int, blocks: Sequence[FailedBlo
     """Why executor ``label`` gave up after ``failures`` attempts, the last of them being ``blocks``."""
     source = f"the {provider} provider"
     lines = [f"executor {label!r} gave up: {failures} attempts in a row to get a block from {source} failed"]
+    for block in blocks:
+        lines.extend(_describe(block))
+    lines.append(f"Remedy: {remedy(blocks)}.")
+    return "\n".join(lines)
+
+
+def by_handler(label: str, blocks: Sequence[FailedBlock], failures: int) -> str:
+    """Why executor ``label`` gave up as its error handler saw ``failures`` failed blocks, the last being ``blocks``."""
+    lines = [f"executor {label!r} gave up: its block_error_handler found {failures} failed blocks"]
     for block in blocks:
         lines.extend(_describe(block))
     lines.append(f"Remedy: {remedy(blocks)}.")

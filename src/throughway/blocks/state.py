@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from throughway.blocks.plan import View
+from throughway.blocks.failure import QUOTED
+from throughway.blocks.plan import BlockSight, View
 from throughway.blocks.policy import BlockPolicy
+from throughway.protocol.views import BlockLoad
 from throughway.providers.interface import JobId, JobState, JobStatus
 
 REMEMBERED = 100
 """Ended blocks that are still shown."""
 
-QUOTED = 10
-"""Failed blocks that are kept for the error."""
-
 
 class BlockView(msgspec.Struct, frozen=True):
-    """A block as users see it. ``since`` is when it came into its state, in seconds since the epoch."""
+    """A block as users see it. ``since`` is when it came into its state, in seconds since the epoch.
+
+    ``draining`` says that it takes nothing new: it is scaled in once what runs on it has ended.
+    """
 
     id: str
     job_id: str
@@ -33,6 +35,10 @@ class BlockView(msgspec.Struct, frozen=True):
     nodes: int
     managers: int
     message: str
+    workers: int = 0
+    draining: bool = False
+    submitted: float = 0.0
+    """when it was submitted, in seconds since the epoch"""
 
 
 class Block:
@@ -60,11 +66,36 @@ class Block:
         """whether a manager was lost, not drained"""
         self.gone_at: float | None = None
         """when the provider first said that the job has ended, while managers are still registered"""
+        self.opened_at = now
+        self.workers = 0
+        """of the managers that are registered"""
+        self.ever_joined = 0
+        """managers that have registered, those included that left since"""
+        self.idle_since = math.inf
+        """since when no task is on it, as of the last look; inf where one is, or that is not known"""
+        self.unneeded_since = math.inf
+        """since when nothing needs it, though no manager has registered yet"""
+        self.seconds_left_at = math.inf
+        """when the first of its managers drains by itself, as of the last look"""
+        self.asked_to_drain = False
+        """whether the interchange is asked to hold and drain it, and has not answered"""
+        self.scaled_in = False
+        """whether it is held and drained for good, since it is not needed: its job is cancelled once it is empty"""
+        self.forced = False
+        """whether its job is to be cancelled at once, whatever runs on it"""
+        self.cancel_at = -math.inf
+        """when its job is to be cancelled next, should it still be there"""
+        self.patience = 0.0
         self.cancelling = False
         self.condemned = False
         """whether its job was cancelled because its managers were lost and it did not end"""
         self.proven = False
         """whether it is known to have worked"""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self.asked_to_drain or self.scaled_in or self.cancelling or self.condemned
 
     def worked(self, now: float, short_life: float) -> bool:
         """Whether it had managers for ``short_life`` seconds after the first of them registered."""
@@ -100,6 +131,16 @@ class Ledger:
         self.started_at = -math.inf
         self.changes = 0
         """counts up with each change of a block's state"""
+        self.kept = policy.first
+        """blocks to keep where their number does not follow the load"""
+        self.begun = False
+        """whether any manager has ever registered"""
+        self.looked_at = -math.inf
+        """when the interchange last told how idle the managers are"""
+        self.stranded = 0
+        """tasks whose walltime no registered manager has left, as of then"""
+        self.workers_per_node = 1.0
+        """as managers showed; until then, what their configuration lets expect"""
         self._by_job: dict[JobId, Block] = {}
         self._opened = 0
         self._attempts = 0
@@ -111,6 +152,9 @@ class Ledger:
         """Blocks that are about to be submitted, in one attempt."""
         self._attempts += 1
         self.started_at = now
+        if self.looked_at == -math.inf:
+            # There is nothing yet that could be idle.
+            self.looked_at = now
         blocks = []
         for _ in range(count):
             block = Block(str(self._opened), nodes, self._attempts, now)
@@ -140,29 +184,36 @@ class Ledger:
 
     # ----------------------------------------------------------------------------------------- what is heard
 
-    def joined(self, block_id: str, now: float) -> None:
-        """A manager of the block has registered."""
+    def joined(self, block_id: str, workers: int, now: float) -> None:
+        """A manager of the block has registered, with so many workers."""
         block = self.live.get(block_id)
         if block is None:
             return
+        self.begun = True
+        self.stranded = 0
+        self.workers_per_node = float(max(1, workers))
         block.managers += 1
+        block.workers += workers
+        block.ever_joined += 1
+        self.changes += 1
         if block.joined_at is None:
             block.joined_at = now
             block.message = ""
         self._enter(block, JobState.RUNNING, now)
 
-    def left(self, block_id: str, reason: str, lost: bool, now: float) -> None:
-        """A manager of the block is gone: drained, or ``lost``."""
+    def left(self, block_id: str, workers: int, reason: str, lost: bool, now: float) -> None:
+        """A manager of the block is gone, and its workers with it: drained, or ``lost``."""
         block = self.live.get(block_id)
         if block is None or not block.managers:
             return
         block.managers -= 1
+        block.workers = max(0, block.workers - workers)
         block.lost = block.lost or lost
         block.message = reason
+        self.changes += 1
         if block.managers:
             return
         block.left_at = now
-        self.changes += 1
         if block.gone_at is not None:
             self._end(block, now)
 
@@ -192,6 +243,77 @@ class Ledger:
             else:
                 self._end(block, now)
 
+    def looked(self, loads: Sequence[BlockLoad], stranded: int, now: float) -> None:
+        """The interchange has told what its managers have to do."""
+        self.looked_at = now
+        self.stranded = stranded
+        found = {load.block: load for load in loads}
+        for block in self.live.values():
+            load = found.get(block.id)
+            idle = load is not None and not load.tasks
+            block.idle_since = now - load.idle_seconds if load is not None and idle else math.inf
+            left = None if load is None else load.seconds_left
+            block.seconds_left_at = math.inf if left is None else now + left
+
+    # -------------------------------------------------------------------------------------------- scaling in
+
+    def ask_to_drain(self, block_id: str, *, force: bool = False) -> bool:
+        """The interchange is about to be asked to hold and drain the block; False where it leaves already."""
+        block = self.live.get(block_id)
+        if block is None or (block.leaving and not (force and not block.forced)):
+            return False
+        block.asked_to_drain = not block.scaled_in
+        if force and not block.forced:
+            block.forced = True
+            block.cancel_at = -math.inf
+        self.changes += 1
+        return True
+
+    def drain_answered(self, block_id: str, accepted: bool, now: float) -> None:
+        """The interchange has drained the block, or has left it alone since a task is on it."""
+        block = self.live.get(block_id)
+        if block is None or not block.asked_to_drain:
+            return
+        block.asked_to_drain = False
+        if accepted:
+            block.scaled_in = True
+            block.message = block.message or "scaled in"
+        else:
+            block.idle_since = math.inf
+            self.looked_at = max(self.looked_at, now)
+        self.changes += 1
+
+    def note_unneeded(self, blocks: Collection[str], now: float) -> None:
+        """Of the blocks without managers, nothing needs these at this moment."""
+        for block in self.live.values():
+            if block.id not in blocks:
+                block.unneeded_since = math.inf
+            elif block.unneeded_since == math.inf:
+                block.unneeded_since = now
+
+    def to_cancel(self, now: float) -> tuple[list[JobId], list[JobId]]:
+        """Jobs of blocks that were scaled in and are empty, to be cancelled now: politely, and by force.
+
+        A job that does not end in time is cancelled by force, again and again, ever more seldom.
+        """
+        polite: list[JobId] = []
+        forced: list[JobId] = []
+        for block in self.live.values():
+            if self._cancels_at(block) > now or block.job_id is None:
+                continue
+            (forced if block.forced or block.cancelling else polite).append(block.job_id)
+            block.cancelling = True
+            block.patience = block.patience * 2 or self.policy.patience
+            block.cancel_at = now + block.patience
+        return polite, forced
+
+    def _cancels_at(self, block: Block) -> float:
+        if not block.scaled_in or block.job_id is None or (block.managers and not block.forced):
+            return math.inf
+        return block.cancel_at
+
+    # ------------------------------------------------------------------------------------------- conclusions in time
+
     def settle(self, now: float) -> None:
         """Draw the conclusions that only need time."""
         for block in list(self.live.values()):
@@ -218,7 +340,9 @@ class Ledger:
         return jobs
 
     def _hangs_at(self, block: Block) -> float:
-        if block.managers or block.left_at is None or not block.lost or block.cancelling or block.condemned:
+        if block.managers or block.left_at is None or not block.lost or block.condemned:
+            return math.inf
+        if block.cancelling or block.scaled_in:
             return math.inf
         return block.left_at + self.policy.linger
 
@@ -228,7 +352,7 @@ class Ledger:
         """When `settle` is to be called next if nothing happens before, inf for never."""
         earliest = math.inf
         for block in self.live.values():
-            earliest = min(earliest, self._hangs_at(block))
+            earliest = min(earliest, self._hangs_at(block), self._cancels_at(block))
             if block.gone_at is not None:
                 earliest = min(earliest, block.gone_at + self.policy.linger)
             if self.failures and not block.proven and block.managers and block.joined_at is not None:
@@ -239,10 +363,35 @@ class Ledger:
         """The jobs that are not known to have ended."""
         return list(self._by_job)
 
-    def view(self) -> View:
-        """What the plan needs to know."""
-        managers = sum(block.managers for block in self.live.values())
-        return View(len(self.live), managers, self.failures, self.failed_at, self.started_at)
+    def view(self, now: float = 0.0, tasks: int = 0) -> View:
+        """What a plan needs to know, with so many tasks outstanding."""
+        return View(
+            blocks=tuple(self._sight(block, now) for block in self.live.values()),
+            tasks=tasks,
+            stranded=min(self.stranded, tasks),
+            block_slots=self.workers_per_node * self.policy.nodes_per_block,
+            kept=self.kept,
+            begun=self.begun,
+            looked_at=self.looked_at,
+            failures=self.failures,
+            failed_at=self.failed_at,
+            started_at=self.started_at,
+        )
+
+    def _sight(self, block: Block, now: float) -> BlockSight:
+        fresh = block.joined_at is None
+        expected = max(0, block.nodes - block.ever_joined)
+        if block.joined_at is not None and now >= block.joined_at + self.policy.gather:
+            expected = 0
+        return BlockSight(
+            block.id,
+            block.state,
+            block.workers + expected * self.workers_per_node,
+            block.managers,
+            fresh,
+            block.leaving,
+            block.unneeded_since if fresh else block.idle_since,
+        )
 
     def blocks(self) -> list[Block]:
         """The remembered ended blocks and the live ones, in the order of their ids."""
@@ -256,6 +405,8 @@ class Ledger:
             assert block.managers >= 0, f"block {block_id} has {block.managers} managers"
             assert not block.managers or block.state is JobState.RUNNING, f"block {block_id} is {block.state}"
             assert block.job_id is None or self._by_job[block.job_id] is block, f"job of block {block_id}"
+            assert not (block.asked_to_drain and block.scaled_in), f"block {block_id} is drained and asked to"
+            assert block.workers >= 0, f"block {block_id} has {block.workers} workers"
         assert all(block.id in self.live for block in self._by_job.values()), "the job of an ended block"
         assert all(block.state.terminal for block in self.ended), "an ended block is not in a last state"
         assert (self.failures == 0) == (not self.failed), f"{self.failures} failures, of {len(self.failed)}"
@@ -271,18 +422,21 @@ class Ledger:
     def _end(self, block: Block, now: float) -> None:
         status = block.status or JobStatus(JobState.UNKNOWN)
         state = status.state
-        if block.cancelling:
+        if block.scaled_in:
+            state = JobState.SCALED_IN
+        elif block.cancelling:
             state = JobState.CANCELLED
         elif state is JobState.COMPLETED and block.joined_at is None:
             state = JobState.MISSING
             block.message = block.message or "its job ended without an error, but no manager ever registered"
         drained = state is JobState.COMPLETED and not status.exit_code and not block.lost
-        if not block.cancelling:
+        if not block.cancelling and not block.scaled_in:
             if (drained and block.joined_at is not None) or block.worked(now, self.policy.short_life):
                 self._worked()
             else:
                 self._has_failed(block, now)
         block.managers = 0
+        block.workers = 0
         del self.live[block.id]
         if block.job_id is not None:
             del self._by_job[block.job_id]
