@@ -9,24 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.launchers.shells import bash, read_lines
 from throughway.errors import ConfigurationError
 from throughway.launchers import SimpleLauncher, SingleNodeLauncher, WrappedLauncher
 
 pytestmark = pytest.mark.timeout(30)
-
-
-def bash(text: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    variables = {**os.environ, **environment}
-    return subprocess.run(["bash", "-c", text], capture_output=True, env=variables, check=False)
-
-
-def read_lines(path: Path, count: int) -> list[str]:
-    """The lines that ``count`` processes write to a fifo. It is never without a reader meanwhile."""
-    with open(os.open(path, os.O_RDWR), "rb", buffering=0) as file:
-        text = b""
-        while text.count(b"\n") < count:
-            text += file.read(4096)
-    return text.decode().splitlines()
 
 
 DRAINING = """\

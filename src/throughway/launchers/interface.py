@@ -18,6 +18,8 @@ class Launcher(Protocol):
 
         The text ends when all managers have ended, with a non-zero status where they failed. A launcher
         that has nothing to add returns ``command`` itself; a provider may then start it without a shell.
-        When the job is signalled with SIGTERM, so are the managers: the text must then wait for them and
-        start no more.
+
+        What reaches the shell that runs the text must reach the managers on all nodes: SIGUSR1 as such (the
+        block will end soon), SIGTERM and SIGINT as SIGTERM (end). The text goes on waiting for them, and
+        starts no more after the latter.
         """

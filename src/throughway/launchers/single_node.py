@@ -3,34 +3,7 @@
 from __future__ import annotations
 
 from throughway.errors import ConfigurationError
-
-_SEVERAL = """\
-managers=()
-signalled=
-stopping=
-trap 'signalled=1; stopping=1' TERM INT
-for ((node = 0; node < {nodes}; node++)); do
-    [ -z "$stopping" ] || break
-    {command} &
-    managers+=("$!")
-done
-ended=0
-failed=0
-worst=0
-for manager in "${{managers[@]}}"; do
-    # A signal makes wait return early: wait again for the same manager.
-    while signalled=; wait "$manager"; status=$?; [ -n "$signalled" ]; do :; done
-    ended=$((ended + 1))
-    if [ "$status" -ne 0 ]; then
-        failed=$((failed + 1))
-        worst=$status
-    fi
-done
-{verdict}
-"""
-
-_FAIL_ON_ANY = 'exit "$worst"'
-_FAIL_ON_ALL = '[ "$failed" -lt "$ended" ] || exit "$worst"\nexit 0'
+from throughway.launchers.forwarding import FAIL_ON_ALL, FAIL_ON_ANY, deaf, keep
 
 
 class SimpleLauncher:
@@ -59,8 +32,7 @@ class SingleNodeLauncher:
         """``command`` itself for one node; otherwise text that starts it ``nodes`` times and waits."""
         if nodes == 1:
             return command
-        verdict = _FAIL_ON_ANY if self.fail_on_any else _FAIL_ON_ALL
-        return _SEVERAL.format(nodes=nodes, command=command, verdict=verdict)
+        return keep(deaf(command), count=nodes, verdict=FAIL_ON_ANY if self.fail_on_any else FAIL_ON_ALL)
 
     def __repr__(self) -> str:
         return f"SingleNodeLauncher(fail_on_any={self.fail_on_any})"

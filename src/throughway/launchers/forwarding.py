@@ -1,0 +1,136 @@
+"""The bash text around what starts managers: it hands signals on, waits for all, and tells how they ended.
+
+A shell that waits for a command does not see a signal until the command has ended. So what starts managers runs
+in the background, and the shell waits for it again after each signal.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+FAIL_ON_ANY = 'exit "$worst"'
+"""The last line of a text whose status is that of a starter that failed, if there is one."""
+
+FAIL_ON_ALL = '[ "$failed" -lt "$ended" ] || exit "$worst"\nexit 0'
+"""The last lines of a text that only fails where all starters failed."""
+
+_KILL = """\
+hand_on() {
+    for starter in "${starters[@]}"; do
+        kill -s "$1" "$starter" 2>/dev/null
+    done
+}
+"""
+
+_KEEP = """\
+starters=()
+signalled=
+warned=
+stopping=
+{hand_on}\
+trap 'signalled=1; warned=1; hand_on USR1' USR1
+trap 'signalled=1; stopping=1; hand_on {end}' {ends}
+for ((node = 0; node < {count}; node++)); do
+    [ -z "$stopping" ] || break
+    {start} &
+    starters[node]=$!
+done
+ended=0
+failed=0
+worst=0
+for node in "${{!starters[@]}}"; do
+    # A signal makes wait return early: wait again for the same one.
+    while signalled=; wait "${{starters[node]}}"; status=$?; [ -n "$signalled" ]; do :; done
+    unset "starters[node]"
+    ended=$((ended + 1))
+    if [ "$status" -ne 0 ]; then
+        failed=$((failed + 1))
+        worst=$status
+    fi
+done
+{verdict}
+"""
+
+_ENVIRONMENT = """\
+# What a remote shell does not have by itself: this one's variables and working directory.
+environment="cd $(printf %q "$PWD") 2>/dev/null"$'\\n'
+for name in $(compgen -e); do
+    case "$name" in
+        _ | PWD | OLDPWD | SHLVL | HOME | USER | LOGNAME | HOSTNAME | DISPLAY | XDG_* | SSH_*) continue ;;
+        PMI_* | PMIX_* | PALS_* | HYDI_* | HYDRA_* | MPI_* | OMPI_* | PRTE_* | SLURM_*) continue ;;
+    esac
+    environment+="export $name=$(printf %q "${!name}")"$'\\n'
+done
+if [ "${#environment}" -gt 90000 ]; then
+    echo "throughway: the environment is too long (${#environment} bytes) to be handed to other nodes" >&2
+    environment=
+fi
+"""
+
+_FAILURES = """\
+# Not every starter tells in its own status that a process failed: the nodes write it down, where they share a folder.
+failures="${throughway_exit_file:-$(mktemp -u)}.failures"
+environment+="failures=$(printf %q "$failures")"$'\\n'
+"""
+
+_REPORT = """\
+[ "$worst" -eq 0 ] || echo "$worst" >>"$failures"
+exit "$worst"\
+"""
+
+READ_REPORT = """\
+if [ -s "$failures" ]; then
+    [ "$worst" -ne 0 ] || read -r worst <"$failures"
+    rm -f "$failures"
+fi
+exit "$worst"\
+"""
+"""The last lines of a text that `carry` with ``report`` stands in."""
+
+_AGENT = """\
+# Runs on each node, as one word that no quoting can break.
+agent={agent}
+agent="eval \\"\\$(echo $(printf %s "$environment$agent" | base64 | tr -d '\\n') | base64 -d)\\""
+"""
+
+
+def keep(
+    start: str,
+    *,
+    count: int = 1,
+    end: str = "TERM",
+    ends: str = "TERM INT",
+    verdict: str = FAIL_ON_ANY,
+    hand_on: str = _KILL,
+) -> str:
+    """Text that runs ``start`` ``count`` times side by side, with ``$node`` from 0, and waits for all.
+
+    ``start`` is one simple command. ``hand_on`` defines the function of that name, which sends signal ``$1`` to
+    what was started: USR1 for USR1, and ``end`` for each of ``ends``. ``verdict`` ends the text.
+    """
+    return _KEEP.format(start=start, count=count, end=end, ends=ends, verdict=verdict, hand_on=hand_on)
+
+
+def deaf(command: str) -> str:
+    """``command`` as a subshell that becomes it, and ignores SIGUSR1 and SIGUSR2 until it has handlers for them.
+
+    What is handed on may also reach it directly: Open MPI signals whole process groups.
+    """
+    return f"(trap '' USR1 USR2; exec env {command})"
+
+
+def carry(command: str, *, environment: bool, report: bool = False, head: str = "", tail: str = "") -> str:
+    """Text that sets ``$agent`` to what a shell (``bash -c "$agent"``) on each node is to run.
+
+    That is a shell that starts ``command`` and hands signals on to it, SIGUSR2 as SIGTERM: some commands that run
+    others on many nodes kill them when they get SIGTERM, and hand on SIGUSR2. With ``environment`` it is given the
+    variables of the shell that runs the text; with ``report`` it writes down that it failed. ``head`` is bash text
+    before it, ``tail`` runs as it exits.
+    """
+    agent = keep(deaf(command), ends="TERM INT USR2", verdict=_REPORT if report else FAIL_ON_ANY)
+    if tail:
+        agent = f"trap {shlex.quote(tail)} EXIT\n{agent}"
+    text = _ENVIRONMENT if environment else "environment=\n"
+    if report:
+        text += _FAILURES
+    return text + _AGENT.format(agent=shlex.quote(head + agent))
