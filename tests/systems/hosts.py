@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.processes import alive, kill_all, living
 
+_FILES = Path("/etc/netns")
 _count = itertools.count()
 _NAME = re.compile(r"tw(\d+)x\d+-\S+")
 
@@ -20,7 +23,8 @@ _NAME = re.compile(r"tw(\d+)x\d+-\S+")
 class Hosts:
     """The hosts named ``names``; `make` makes them, and `remove` takes them away with all that runs on them.
 
-    ``address`` is this machine's on their network.
+    ``address`` is this machine's on their network. The hosts know one another by name; this machine knows them by
+    their addresses only.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -46,7 +50,12 @@ class Hosts:
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("address", "add", f"{self.address}/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
+        known = "".join(f"{self.address_of(name)} {name}\n" for name in self.names)
         for index, name in enumerate(self.names):
+            # `ip netns exec` puts these files into the place of those in /etc.
+            files = _FILES / self.namespace(name)
+            files.mkdir(parents=True)
+            (files / "hosts").write_text(f"127.0.0.1 localhost\n{known}")
             namespace, wire = self.namespace(name), self.wire(name)
             _ip("netns", "add", namespace)
             _ip("link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", namespace)
@@ -86,6 +95,10 @@ def remove_abandoned() -> None:
         match = _NAME.fullmatch(name)
         if match and not alive(int(match[1])):
             _remove(name)
+    for entry in os.listdir(_FILES) if _FILES.exists() else ():
+        match = _NAME.fullmatch(entry)
+        if match and not alive(int(match[1])):
+            shutil.rmtree(_FILES / entry)
     for entry in os.listdir("/sys/class/net"):
         match = re.fullmatch(r"twb(\d+)x\d+", entry)
         if match and not alive(int(match[1])):
@@ -103,6 +116,7 @@ def _remove(name: str) -> None:
     if name in _names():
         kill_all(living(map(int, _ip("netns", "pids", name).split())))
         _ip("netns", "delete", name)
+    shutil.rmtree(_FILES / name, ignore_errors=True)
 
 
 def _ip(*arguments: str) -> str:

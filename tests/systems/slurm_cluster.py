@@ -34,7 +34,11 @@ _COMMANDS = (
     ("slurmd", "slurm-wlm"),
     ("sbatch", "slurm-wlm"),
 )
-_ACCOUNTING = (("slurmdbd", "slurmdbd"), ("mariadbd", "mariadb-server"), ("mariadb-install-db", "mariadb-server"))
+_ACCOUNTING = (
+    ("slurmdbd", "slurmdbd"),
+    ("mariadbd", "mariadb-server"),
+    ("mariadb-install-db", "mariadb-server"),
+)
 
 CONFIGURATION = """\
 ClusterName=throughway
@@ -158,7 +162,12 @@ class SlurmCluster:
     def run(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's commands says; without an answer within 20 seconds, or a failure, it raises."""
         done = subprocess.run(
-            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=20, check=False
+            command,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}: {done.stderr.strip()}")
@@ -190,7 +199,9 @@ class SlurmCluster:
             for name, daemon in self._daemons.items():
                 if daemon.poll() is not None:
                     raise RuntimeError(f"{name} ended with {daemon.returncode}: {self._logged(name)}")
-            lines = self.run("sinfo", "--noheader", "--Node", "--partition=debug", "--format=%N %T", check=False)
+            lines = self.run(
+                "sinfo", "--noheader", "--Node", "--partition=debug", "--format=%N %T", check=False
+            )
             states = dict(line.split() for line in lines.splitlines())
             return all(states.get(node) == "idle" for node in wanted)
 
@@ -269,7 +280,12 @@ class SlurmCluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         folder.chmod(0o711)
-        paths = {"key-file": key, "socket": folder / "socket", "pid-file": folder / "pid", "seed-file": folder / "seed"}
+        paths = {
+            "key-file": key,
+            "socket": folder / "socket",
+            "pid-file": folder / "pid",
+            "seed-file": folder / "seed",
+        }
         options = [f"--{name}={path}" for name, path in paths.items()]
         log = f"--log-file={self.base}/log/munged.log"
         self._spawn("munged", ["munged", "--foreground", "--force", "--num-threads=2", log, *options])
@@ -309,7 +325,9 @@ class SlurmCluster:
             return asked.returncode == 0
 
         wait_until(ready, START_SECONDS, lambda: f"mariadbd; {self._logged('mariadbd')}")
-        grant = f"create user slurm@localhost identified by '{PASSWORD}'; grant all on *.* to slurm@localhost;"
+        grant = (
+            f"create user slurm@localhost identified by '{PASSWORD}'; grant all on *.* to slurm@localhost;"
+        )
         subprocess.run([*ask, grant], check=True, timeout=20, capture_output=True)
         path = self.base / "slurmdbd.conf"
         path.write_text(DATABASE.format(base=self.base, port=port, password=PASSWORD))

@@ -18,9 +18,11 @@ from throughway.providers.interface import (
 from throughway.providers.local import LocalProvider
 
 if TYPE_CHECKING:
+    from throughway.providers.grid_engine import GridEngineProvider
     from throughway.providers.slurm import SlurmProvider
 
 __all__ = [
+    "GridEngineProvider",
     "JobId",
     "JobSpec",
     "JobState",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "GridEngineProvider": "grid_engine",
     "SlurmProvider": "slurm",
 }
 """Providers that are imported when they are asked for: one machine alone needs none of them."""

@@ -107,7 +107,7 @@ _REMEDIES = (
     ),
     (
         "requested node configuration is not available",
-        "give cores_per_node=, mem_per_node=, gpus_per_node=, constraint= as nodes have: `sinfo -o '%P %D %c %m %G %f'`",
+        "give cores_per_node=, mem_per_node=, gpus_per_node=, constraint= as in `sinfo -o '%P %D %c %m %G %f'`",
         True,
     ),
     ("invalid node name", "correct what excludes or names nodes in scheduler_options", True),
