@@ -24,6 +24,12 @@ class Notify(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+class Restart(NamedTuple):
+    """Kill the interchange: it hangs. Its end then tells `ExecutorReactor.interchange_left`."""
+
+    reason: str
+
+
 class Log(NamedTuple):
     """Write a line to the log; ``level`` is a name of the `logging` module."""
 
@@ -31,4 +37,4 @@ class Log(NamedTuple):
     text: str
 
 
-Action: TypeAlias = Tell | Notify | Log
+Action: TypeAlias = Tell | Notify | Restart | Log

@@ -6,12 +6,13 @@ from any thread; everything else comes from the one that owns the executor's wir
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from throughway import errors
-from throughway.executors.actions import Action, Buffer, Log, Notify, Tell
+from throughway.executors.actions import Action, Buffer, Log, Notify, Restart, Tell
 from throughway.executors.outcomes import RETRIED, exception_of, loss_of
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -23,6 +24,20 @@ SUBMIT_TASKS = 1024
 
 SUBMIT_BYTES = 1 << 20
 """Bytes of payload after which a `Submit` takes no further task."""
+
+ACKNOWLEDGE_SECONDS = 1.0
+"""How long a manager may wait to hear that its results are here, where no task goes out that could say so."""
+
+ACKNOWLEDGE_BYTES = 1 << 20
+"""With more than this in results that were not acknowledged, it is said at once."""
+
+MAX_RESTARTS = 5
+"""Interchanges that may be started anew within `RESTART_SECONDS`."""
+
+RESTART_SECONDS = 60.0
+
+LOST_REMEMBERED = 10_000
+"""Lost managers of which the ids are kept, for the next interchange to know."""
 
 _VALUE = int(m.Outcome.VALUE)
 
@@ -42,12 +57,36 @@ class Outstanding(Protocol):
     def done(self) -> bool: ...
 
 
+class Keeper(Protocol):
+    """Who keeps results beyond this process (`journal.Journal`)."""
+
+    @property
+    def mark(self) -> int:
+        """Up to where results were handed in."""
+
+    @property
+    def safe(self) -> int:
+        """Up to where they have reached the disk."""
+
+    def results(
+        self,
+        tasks: Sequence[int],
+        outcomes: bytes,
+        payloads: Sequence[Buffer],
+        counts: Mapping[int, int],
+        frames: Sequence[Buffer],
+        futures: Mapping[int, Any],
+    ) -> None:
+        """Keep these results, whose futures are about to be told."""
+
+
 class Observer(Protocol):
     """Who wants to know what becomes of managers (`blocks.controller.BlockController`)."""
 
-    def manager_joined(self, block: str) -> None: ...
-    def manager_left(self, block: str, reason: str, lost: bool) -> None: ...
+    def manager_joined(self, block: str, manager: str, host: str, workers: int) -> None: ...
+    def manager_left(self, block: str, reason: str, lost: bool, manager: str) -> None: ...
     def manager_refused(self, block: str, reason: str) -> None: ...
+    def stranded(self) -> None: ...
 
 
 def _payloads(message: m.Results, frames: Sequence[Buffer]) -> list[bytes]:
@@ -75,16 +114,24 @@ class ExecutorReactor:
     Args:
         forgotten: tells the ids of functions that nothing needs any more, each once.
         on_broken: called once nothing can run any more, before any future is told.
+        heartbeat_period: seconds of the interchange's silence after which it is asked for a sign of life.
+        heartbeat_threshold: seconds of its silence after which it is taken for hung, and replaced.
     """
 
     def __init__(
-        self, forgotten: Callable[[], list[int]], on_broken: Callable[[], None] = lambda: None
+        self,
+        forgotten: Callable[[], list[int]],
+        on_broken: Callable[[], None] = lambda: None,
+        *,
+        heartbeat_period: float = 30.0,
+        heartbeat_threshold: float = 120.0,
     ) -> None:
         self.futures: dict[int, Any] = {}
         """task id → `Outstanding`, from `add` until its outcome"""
         self.outbox: deque[m.Task] = deque()
         """tasks that the interchange has not been given yet"""
         self.observer: Observer | None = None
+        self.journal: Keeper | None = None
         self.broken: BaseException | None = None
         self.closed = False
         self.retried = 0
@@ -92,10 +139,32 @@ class ExecutorReactor:
         """outcomes that came for tasks which had one already"""
         self._forgotten = forgotten
         self._on_broken = on_broken
+        self.restarts = 0
+        """interchanges that were started anew"""
+        self._period = heartbeat_period
+        self._threshold = heartbeat_threshold
         self._sent: set[int] = set()
-        self._verdicts: dict[int, list[Callable[[bool], None]]] = {}
-        self._answers: dict[int, Callable[[m.Answer], None]] = {}
+        self._verdicts: dict[int, tuple[Callable[[bool], None], ...]] = {}
+        """tasks that are being cancelled, and who wants to know"""
+        self._kills: set[int] = set()
+        """those of them that are to be killed if they run"""
+        self._answers: dict[int, tuple[m.Ask, Callable[[m.Answer], None]]] = {}
         self._next_request = 0
+        self._managers: dict[str, tuple[str, str]] = {}
+        """manager id → its host and block"""
+        self._holds: set[str] = set()
+        self._lost_managers: dict[str, None] = {}
+        self._received: dict[str, int] = {}
+        """manager id → the number of its last `Results`"""
+        self._acknowledgements: deque[tuple[str, int]] = deque()
+        """what managers have not been told of that; any thread that submits takes from it"""
+        self._unsafe: deque[tuple[int, str, int]] = deque()
+        """what the journal does not have on its disk yet: its mark, a manager, and the number of its results"""
+        self._acknowledge_at = math.inf
+        self._unacknowledged_bytes = 0
+        self._restarted_at: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._heard_at = math.inf
+        self._asked_for_life = False
         self._actions: list[Action] = []
 
     # ------------------------------------------------------------------------------------------------- from users
@@ -115,8 +184,11 @@ class ExecutorReactor:
             if told is not None:
                 told(False)
             return
-        if told is not None:
-            self._verdicts.setdefault(tasks[0], []).append(told)
+        for task in tasks:
+            known = self._verdicts.get(task, ())
+            self._verdicts[task] = known if told is None else (*known, told)
+        if kill:
+            self._kills.update(tasks)
         self._actions.append(Tell(m.Cancel(tasks, kill)))
 
     def ask(self, topic: str, subject: str, told: Callable[[m.Answer], None]) -> None:
@@ -125,8 +197,13 @@ class ExecutorReactor:
             told(m.Answer(0, b"", "the executor has ended"))
             return
         self._next_request += 1
-        self._answers[self._next_request] = told
-        self._actions.append(Tell(m.Ask(self._next_request, topic, subject)))
+        question = m.Ask(self._next_request, topic, subject)
+        self._answers[question.request] = (question, told)
+        if topic == "hold":
+            self._holds.add(subject)
+        elif topic == "release":
+            self._holds.discard(subject)
+        self._actions.append(Tell(question))
 
     # -------------------------------------------------------------------------------------------------- what to send
 
@@ -140,10 +217,13 @@ class ExecutorReactor:
         frames: list[Buffer] = []
         sent = self._sent
         futures = self.futures
+        restarts = self.restarts
         size = 0
         try:
             while size < SUBMIT_BYTES and len(tasks) < SUBMIT_TASKS:
                 task = outbox.popleft()
+                if restarts and task.id not in futures:
+                    continue  # it was there twice, and has ended
                 size += len(task.payload)
                 if task.function not in sent or task.frames:
                     future = futures.get(task.id)
@@ -160,9 +240,44 @@ class ExecutorReactor:
             pass
         forget = self._forgotten()
         if forget:
-            forget = [function for function in forget if function in sent]
+            # After a restart, managers may still know what the new interchange was never sent.
+            forget = [function for function in forget if restarts or function in sent]
             sent.difference_update(forget)
-        return m.Submit(tasks, functions, forget), frames
+        received = self._unsaid() if self._acknowledgements else {}
+        return m.Submit(tasks, functions, forget, received), frames
+
+    def _unsaid(self) -> dict[str, int]:
+        """The acknowledgements that are to be sent. May be called from any thread that sends."""
+        received: dict[str, int] = {}
+        try:
+            while True:
+                manager, number = self._acknowledgements.popleft()
+                received[manager] = number
+        except IndexError:
+            return received
+
+    def turn(self, now: float) -> None:
+        """Do what is due. To be called after everything that was heard has been handed in."""
+        if self._acknowledgements:
+            if now >= self._acknowledge_at:
+                self._unacknowledged_bytes = 0
+                self._acknowledge_at = math.inf
+                self._actions.append(Tell(m.Acknowledge(self._unsaid())))
+        else:
+            self._acknowledge_at = math.inf
+        silence = now - self._heard_at
+        if self._asked_for_life and silence >= self._threshold:
+            self._heard_at = math.inf
+            self._actions.append(Restart(f"it was silent for {silence:.1f} s and is taken for hung"))
+        elif silence >= self._period and not self._asked_for_life:
+            self._asked_for_life = True
+            self._actions.append(Tell(m.Heartbeat()))
+
+    def next_deadline(self) -> float:
+        """When `turn` must be called even if nothing is heard; inf for never."""
+        wait = self._threshold if self._asked_for_life else self._period
+        acknowledge_at = self._acknowledge_at if self._acknowledgements else math.inf
+        return min(acknowledge_at, self._heard_at + wait)
 
     def actions(self) -> list[Action]:
         """Every action since the last call, in order."""
@@ -173,11 +288,20 @@ class ExecutorReactor:
 
     # ----------------------------------------------------------------------------------------------- from the wire
 
-    def interchange_said(self, message: m.ToExecutor, frames: Sequence[Buffer]) -> None:
+    def interchange_said(self, message: m.ToExecutor, frames: Sequence[Buffer], now: float) -> None:
         """A message of the interchange; ``frames`` are its payload frames, the header left out."""
+        self._heard_at = now
+        self._asked_for_life = False
         match message:
             case m.Results():
-                self._results(message, frames)
+                if message.number:
+                    if message.number <= self._received.get(message.manager, 0):
+                        self.late += len(message.tasks)
+                        return
+                    self._results(message, frames)
+                    self._acknowledge(message, frames, now)
+                else:
+                    self._results(message, frames)
             case m.Started():
                 for task in message.tasks:
                     future = self.futures.get(task)
@@ -188,16 +312,22 @@ class ExecutorReactor:
             case m.Lost():
                 self._lost(message)
             case m.Answer():
-                told = self._answers.pop(message.request, None)
-                if told is not None:
-                    told(message)
+                asked = self._answers.pop(message.request, None)
+                if asked is not None:
+                    asked[1](message)
             case m.ManagerJoined():
-                self._observe("manager_joined", message.block)
+                known = message.manager in self._managers
+                self._managers[message.manager] = (message.host, message.block)
+                if not known:
+                    self._observe(
+                        "manager_joined", message.block, message.manager, message.host, message.workers
+                    )
             case m.ManagerLeft():
+                self._forget_manager(message)
                 level = "WARNING" if message.lost else "INFO"
                 text = f"manager {message.manager} on {message.host} (block {message.block}) left: {message.reason}"
                 self._actions.append(Log(level, text))
-                self._observe("manager_left", message.block, message.reason, message.lost)
+                self._observe("manager_left", message.block, message.reason, message.lost, message.manager)
             case m.ManagerRefused():
                 text = f"a manager of block {message.block} on {message.host} was refused: {message.reason}"
                 self._actions.append(Log("ERROR", text))
@@ -206,8 +336,53 @@ class ExecutorReactor:
                 error = errors.InitializerFailed(f"{message.reason} on a worker of manager {message.manager}")
                 error.__cause__ = unpack_exception(message.record)
                 self.fail(error)
-            case m.Listening():
+            case m.Stranded():
+                self._observe("stranded")
+            case m.Returned():
+                self._returned(message.tasks)
+            case m.Listening() | m.Heartbeat():
                 pass
+
+    def _acknowledge(self, message: m.Results, frames: Sequence[Buffer], now: float) -> None:
+        """These results are in their futures: their manager may forget them."""
+        self._received[message.manager] = message.number
+        if self.journal is not None and self.journal.safe < self.journal.mark:
+            self._unsafe.append((self.journal.mark, message.manager, message.number))
+        else:
+            self._acknowledgements.append((message.manager, message.number))
+        self._unacknowledged_bytes += sum(map(len, frames))
+        if message.waiting or self._unacknowledged_bytes > ACKNOWLEDGE_BYTES:
+            self._acknowledge_at = now
+        elif self._acknowledge_at == math.inf:
+            self._acknowledge_at = now + ACKNOWLEDGE_SECONDS
+
+    def kept(self, mark: int, now: float) -> None:
+        """What the journal was given up to this mark is on its disk."""
+        while self._unsafe and self._unsafe[0][0] <= mark:
+            self._acknowledgements.append(self._unsafe.popleft()[1:])
+        self._acknowledge_at = now
+
+    def _forget_manager(self, message: m.ManagerLeft) -> None:
+        self._managers.pop(message.manager, None)
+        self._received.pop(message.manager, None)
+        self._holds.discard(message.manager)
+        if message.lost:
+            self._lost_managers[message.manager] = None
+            while len(self._lost_managers) > LOST_REMEMBERED:
+                del self._lost_managers[next(iter(self._lost_managers))]
+
+    def _returned(self, tasks: Sequence[int]) -> None:
+        """Tasks that never reached the manager to which a former interchange sent them: they are handed in again."""
+        for task in tasks:
+            future = self.futures.get(task)
+            if future is None:
+                continue
+            if task in self._verdicts:
+                del self.futures[task]
+                future._set_cancelled()
+                self._tell_verdict(task, True)
+            else:
+                self.outbox.append(future._task)
 
     def _observe(self, event: str, *arguments: Any) -> None:
         if self.observer is not None:
@@ -220,6 +395,10 @@ class ExecutorReactor:
             self._contradicted(message, error)
             return
         futures = self.futures
+        if self.journal is not None:
+            self.journal.results(
+                message.tasks, message.outcomes, payloads, message.frames, frames[1:], futures
+            )
         at = 1
         large: Sequence[Buffer] = ()
         verdicts = self._verdicts
@@ -286,6 +465,7 @@ class ExecutorReactor:
             self._tell_verdict(task, False)
 
     def _tell_verdict(self, task: int, cancelled: bool) -> None:
+        self._kills.discard(task)
         for told in self._verdicts.pop(task, ()):
             told(cancelled)
 
@@ -298,6 +478,46 @@ class ExecutorReactor:
             future._set_error(loss_of(errors.ManagerLost, loss, future._entry.function.name, task))
             self._tell_verdict(task, False)
 
+    # ----------------------------------------------------------------------------------------------------- recovery
+
+    def interchange_left(self, assigned: Mapping[str, Sequence[int]], now: float) -> m.Restore | None:
+        """The interchange is dead. Nothing may be taken from the outbox meanwhile.
+
+        Args:
+            assigned: which tasks it had sent to which manager, as noted. Tasks that have ended may be among them.
+            now: the moment.
+
+        Returns:
+            The first message to the next interchange, which is to be started; None where too many died in a row.
+        """
+        if len(self._restarted_at) == MAX_RESTARTS and now - self._restarted_at[0] < RESTART_SECONDS:
+            return None
+        self._restarted_at.append(now)
+        self.restarts += 1
+        self._sent.clear()
+        self._heard_at = math.inf
+        self._asked_for_life = False
+        futures = self.futures
+        outbox = {task.id for task in self.outbox.copy()}
+        expected: dict[str, m.Expected] = {}
+        for manager in {**self._managers, **assigned}:
+            if manager in self._lost_managers:
+                continue
+            host, block = self._managers.get(manager, ("", ""))
+            tasks = [task for task in assigned.get(manager, ()) if task in futures and task not in outbox]
+            if tasks or manager in self._managers:
+                received = self._received.get(manager, 0)
+                expected[manager] = m.Expected(manager, host, block, tasks, received, manager in self._holds)
+        outbox.update(task for manager in expected.values() for task in manager.tasks)
+        again = [futures[task]._task for task in sorted(futures.copy()) if task not in outbox]
+        self.outbox.extendleft(reversed(again))
+        for kill in (False, True):
+            cancelled = [task for task in self._verdicts if (task in self._kills) is kill]
+            if cancelled:
+                self._actions.append(Tell(m.Cancel(cancelled, kill)))
+        self._actions += [Tell(question) for question, _ in self._answers.values()]
+        return m.Restore(True, list(expected.values()), list(self._lost_managers))
+
     # ------------------------------------------------------------------------------------------------------ the end
 
     def fail(self, error: BaseException) -> None:
@@ -307,7 +527,7 @@ class ExecutorReactor:
             self._on_broken()
         self.outbox.clear()
         self.give_up(list(self.futures), error)
-        for told in list(self._answers.values()):
+        for _, told in list(self._answers.values()):
             told(m.Answer(0, b"", str(error)))
         self._answers.clear()
 
@@ -334,3 +554,5 @@ class ExecutorReactor:
             assert not future.done(), f"task {task} is done and still outstanding"
         assert all(task.id in self.futures or self.broken for task in self.outbox)
         assert self._verdicts.keys() <= self.futures.keys()
+        assert self._kills <= self._verdicts.keys()
+        assert not self._lost_managers.keys() & self._managers.keys()

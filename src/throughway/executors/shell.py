@@ -7,19 +7,18 @@ Who submits sends, as long as nobody else does: a task goes out in the call that
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 from throughway import errors
-from throughway.executors.actions import Action, Log, Notify, Tell
+from throughway.executors.actions import Action, Log, Notify, Restart, Tell
+from throughway.executors.interchange_process import InterchangeProcess
 from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.reactor import ExecutorReactor
 from throughway.protocol import codec
@@ -72,47 +71,38 @@ class ExecutorShell:
         self._deferred: deque[Event] = deque()
         self.port: int | None = None
         self.listening = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        ours, self._theirs = socket.socketpair()
-        self._wire = UnixWire.over(ours, label="interchange")
-        self._wire.receive()
-        self._wire.writing = self._sending
+        self._process: InterchangeProcess | None = None
+        self._wire = UnixWire()
         self._selector = Poller()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
-        self._wire.register(self._selector)
         self._thread = threading.Thread(target=self._run, name="throughway: executor", daemon=True)
 
     # ----------------------------------------------------------------------------------------------- the interchange
 
-    @property
-    def executor_descriptor(self) -> int:
-        """The interchange's end of the wire."""
-        return self._theirs.fileno()
-
-    def start(self, config: Path, listener: socket.socket | None, output: Path) -> None:
-        """Start the interchange with its document, and the thread. ``listener`` is the socket for local managers."""
-        descriptors = [self._theirs.fileno()]
-        if listener is not None:
-            descriptors.append(listener.fileno())
-        with output.open("ab") as file:
-            self._process = subprocess.Popen(
-                daemon_command("throughway.interchange", config),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                pass_fds=descriptors,
-                start_new_session=True,
-                env=daemon_environment(),
-            )
-        self._theirs.close()
-        self._output = output
+    def start(self, process: InterchangeProcess) -> None:
+        """Start the interchange, and the thread."""
+        self._process = process
+        self._attach(process.start(), m.Restore())
         self._thread.start()
+
+    def _attach(self, sock: socket.socket, first: m.Restore) -> None:
+        wire = UnixWire.over(sock, label="interchange")
+        wire.receive()
+        wire.writing = self._sending
+        wire.register(self._selector)
+        wire.send(0, [codec.encode(first)])
+        self._wire = wire
 
     @property
     def interchange_pid(self) -> int:
         """The interchange's process id, 0 before it was started."""
         return self._process.pid if self._process is not None else 0
+
+    def forsake(self) -> None:
+        """In a forked child: managers must not find anybody at the parent's socket once the parent is gone."""
+        if self._process is not None:
+            self._process.close()
 
     # --------------------------------------------------------------------------------------------- from other threads
 
@@ -147,14 +137,9 @@ class ExecutorShell:
         if not self._signalled:
             self.wake()
 
-    @staticmethod
-    def _was_cut_short(reactor: ExecutorReactor) -> None:
-        # What the interchange has of the message is not known: no future may wait for the rest.
-        reactor.fail(
-            errors.ExecutorFailed(
-                "a signal's handler raised in the middle of sending tasks: make another executor"
-            )
-        )
+    def _was_cut_short(self, reactor: ExecutorReactor) -> None:
+        # What the interchange has of the message is not known: the next one is told everything anew.
+        self._perform(Restart("a signal's handler raised in the middle of sending tasks to it"))
 
     def request(self, request: Request) -> None:
         """Have the thread call this with the reactor; after the end, it is called at once."""
@@ -200,7 +185,7 @@ class ExecutorShell:
                 if isinstance(event, Arrival):
                     message = self._decode(event)
                     if isinstance(message, m.Answer | m.Verdicts):
-                        self._reactor.interchange_said(message, ())
+                        self._reactor.interchange_said(message, (), time.monotonic())
                         continue
                 self._deferred.append(event)
                 if isinstance(event, Closed):
@@ -221,10 +206,11 @@ class ExecutorShell:
 
     def _turn(self) -> None:
         self._take_requests()
+        self._reactor.turn(time.monotonic())
         self._send_all()
         events = list(self._deferred)
         self._deferred.clear()
-        events += self._wait(0.0 if events else None)
+        events += self._wait(0.0 if events else self._patience())
         for index, event in enumerate(events):
             self._on_event(event)
             if self._deferred:
@@ -239,6 +225,10 @@ class ExecutorShell:
         if not (self._requests or (self._reactor.outbox and self._sendable) or self._wire.pending()):
             self._selector.wait(timeout)
         return self._wire.receive()
+
+    def _patience(self) -> float | None:
+        deadline = self._reactor.next_deadline()
+        return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
     def _on_wake(self, mask: int) -> None:
         os.eventfd_read(self._wake)
@@ -280,6 +270,10 @@ class ExecutorShell:
                     self._wire.send(0, [codec.encode(message), *frames])
             case Notify(callback=callback, arguments=arguments):
                 callback(*arguments)
+            case Restart(reason=reason):
+                logger.error("the interchange (process %d) is killed: %s", self.interchange_pid, reason)
+                if self._process is not None:
+                    self._process.kill()
             case Log(level=level, text=text):
                 logger.log(getattr(logging, level), "%s", text)
 
@@ -297,35 +291,44 @@ class ExecutorShell:
                 if isinstance(message, m.Listening):
                     self.port = message.port
                     self.listening.set()
-                elif message is not None:
-                    self._reactor.interchange_said(message, frames[1:])
+                if message is not None:
+                    self._reactor.interchange_said(message, frames[1:], time.monotonic())
             case Closed(reason=reason):
                 if not self._ending:
-                    self._reactor.fail(self._interchange_lost(reason))
-                    self._ending = True
+                    self._interchange_ended(reason)
             case _:
                 pass
 
-    def _interchange_lost(self, reason: str) -> errors.InterchangeLost:
+    def _interchange_ended(self, reason: str) -> None:
+        """The interchange is dead: start another, which is told all that this one knew; or give up."""
         assert self._process is not None
+        obituary = self._process.obituary()
+        restore = None
         try:
-            status: object = self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            status = "none yet"
-        try:
-            said = self._output.read_text("utf-8", "replace").strip()[-2000:]
+            # Whoever submits keeps to the outbox meanwhile.
+            with self._sending:
+                if self._reactor.broken is None:
+                    restore = self._reactor.interchange_left(self._process.assignments(), time.monotonic())
+                if restore is not None:
+                    self._wire.close()
+                    self._attach(self._process.start(self.port), restore)
         except OSError as error:
-            said = f"({error})"
-        text = f"the interchange (process {self._process.pid}) is gone: {reason}, exit status {status}"
-        return errors.InterchangeLost(
-            f"{text}; logs: {self._output.parent}" + (f"; it said:\n{said}" if said else "")
-        )
+            obituary = f"{obituary}; another cannot be started: {error}"
+            restore = None
+        if restore is None:
+            again = f", after {self._reactor.restarts} others" if self._reactor.restarts else ""
+            self._reactor.fail(errors.InterchangeLost(f"{obituary} ({reason}{again})"))
+            self._ending = True
+        else:
+            pid = self._process.pid
+            logger.error("%s; another one takes over (process %d), and no task is lost", obituary, pid)
 
     def _finish(self) -> None:
         try:
             if self._process is not None:
                 told = self._wire.send(0, [codec.encode(m.Shutdown("the executor shut down"))])
-                self._await_end(told)
+                self._await_end(self._process, told)
+                self._process.close()
         finally:
             self.listening.set()
             with self._sending:
@@ -338,40 +341,21 @@ class ExecutorShell:
             self._take_requests()
             self._on_end()
 
-    def _await_end(self, told: bool) -> None:
-        assert self._process is not None
+    def _await_end(self, process: InterchangeProcess, told: bool) -> None:
         deadline = time.monotonic() + FAREWELL_SECONDS
         closed = not told
         while not closed and (left := deadline - time.monotonic()) > 0:
             self._selector.wait(left)
             closed = any(isinstance(event, Closed) for event in self._wire.receive())
-        try:
-            self._process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            logger.warning(
-                "the interchange (process %d) did not end by itself and is killed", self._process.pid
-            )
-            self._process.kill()
-            self._process.wait()
+        if not process.wait(max(0.1, deadline - time.monotonic())):
+            logger.warning("the interchange (process %d) did not end by itself and is killed", process.pid)
+            process.kill()
 
     def abandon(self) -> None:
         """Give the descriptors back although the thread was never started."""
-        self._theirs.close()
+        if self._process is not None:
+            self._process.kill()
         self._wire.close()
         self._selector.close()
         os.close(self._wake)
         self._wake = -1
-
-
-def daemon_command(module: str, config: Path) -> list[str]:
-    """How a daemon is started on this machine: without the working directory on its import path."""
-    return [sys.executable, "-P", "-m", module, str(config)]
-
-
-def daemon_environment() -> dict[str, str]:
-    """The environment of a daemon: it must find this very package, wherever it was imported from."""
-    environment = dict(os.environ)
-    parent = str(Path(__file__).resolve().parents[2])
-    if not parent.endswith(("site-packages", "dist-packages")):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, environment.get("PYTHONPATH", ""))))
-    return environment

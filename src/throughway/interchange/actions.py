@@ -12,6 +12,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 EXECUTOR = -1
 """The executor's peer number: it is there from the start, and there is only one."""
 
+ABSENT = -2
+"""The peer number of a manager without a connection."""
+
 
 class Send(NamedTuple):
     """Send a message with its payload frames to a peer."""
@@ -19,6 +22,14 @@ class Send(NamedTuple):
     peer: int
     message: Message
     frames: Sequence[Buffer] = ()
+
+
+class Note(NamedTuple):
+    """Note, where it outlives this process, that these tasks are about to be sent to a manager; with an empty id, that
+    they are with none."""
+
+    manager: str
+    tasks: Sequence[int]
 
 
 class Forward(NamedTuple):
@@ -48,4 +59,4 @@ class Log(NamedTuple):
     text: str
 
 
-Action: TypeAlias = Send | Forward | Disconnect | Exit | Log
+Action: TypeAlias = Send | Note | Forward | Disconnect | Exit | Log

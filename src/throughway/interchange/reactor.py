@@ -12,10 +12,21 @@ import math
 from collections.abc import Sequence
 from typing import assert_never
 
-from throughway.interchange import reports
-from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange import blocks, reports
+from throughway.interchange.actions import (
+    ABSENT,
+    EXECUTOR,
+    Action,
+    Buffer,
+    Disconnect,
+    Exit,
+    Forward,
+    Log,
+    Note,
+    Send,
+)
 from throughway.interchange.selectors import ManagerSelector
-from throughway.interchange.state import InterchangeState, ManagerRecord, SetAside
+from throughway.interchange.state import UNKNOWN_FUNCTION, InterchangeState, ManagerRecord, SetAside
 from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION, refusal
 
@@ -27,6 +38,16 @@ ASSIGN_BYTES = 1 << 20
 """Bytes of payload after which an `Assign` takes no further task."""
 
 
+ACKNOWLEDGE_SECONDS = 1.0
+"""How long a manager may wait for an acknowledgement that came here, until something else is sent to it."""
+
+DYING_SECONDS = 2.0
+"""How long the last messages of a manager that is known to be dead may take."""
+
+LOST_REMEMBERED = 10_000
+"""Managers that were given up, of which the ids are kept."""
+
+
 class InterchangeReactor:
     """One executor, any number of managers.
 
@@ -35,6 +56,7 @@ class InterchangeReactor:
         python: the executor's Python version.
         heartbeat_period: seconds of silence after which a heartbeat is sent.
         heartbeat_threshold: seconds of a manager's silence after which it is lost.
+        reconnect_seconds: how long managers of a former interchange have to come back; the threshold by default.
     """
 
     def __init__(
@@ -44,16 +66,26 @@ class InterchangeReactor:
         python: str,
         heartbeat_period: float,
         heartbeat_threshold: float,
+        reconnect_seconds: float | None = None,
     ) -> None:
         self.state = state
         self._python = python
         self._period = heartbeat_period
         self._threshold = heartbeat_threshold
+        self._reconnect = heartbeat_threshold if reconnect_seconds is None else reconnect_seconds
+        self._restored = False
+        self._successor = False
+        """whether there was another interchange before this one"""
+        self._early: list[tuple[int, m.ManagerHello | m.ManagerDied]] = []
+        """first messages of managers that came before the executor's"""
+        self._acknowledge_at = math.inf
         self._actions: list[Action] = []
-        self._deadlines: list[tuple[float, int]] = []
-        """moment and peer: one entry for each manager"""
+        self._deadlines: list[tuple[float, str]] = []
+        """moment and manager: one entry for each manager, and some of those that are gone"""
         self._asks = reports.Asks()
         self._exiting = False
+        self._stranded = False
+        """whether the executor was told that tasks wait for which nobody has the time"""
         self._limited = 0
         """managers whose time is limited: while there are none, no task's walltime needs a look"""
 
@@ -64,10 +96,19 @@ class InterchangeReactor:
         match message:
             case m.Submit():
                 self._submit(message, frames)
+                if message.received:
+                    self._received(message.received, now)
             case m.Cancel():
                 self._cancel(message, now)
             case m.Ask():
                 self._ask(EXECUTOR, message, now)
+            case m.Acknowledge(received=received):
+                self._received(received, now)
+                self._acknowledge(now)
+            case m.Heartbeat():
+                self._actions.append(Send(EXECUTOR, message))
+            case m.Restore():
+                self._restore(message, now)
             case m.Shutdown(reason=reason):
                 self._shut_down(reason or "the executor shut down")
             case _:
@@ -94,6 +135,12 @@ class InterchangeReactor:
         if not fits or at != len(frames):
             self._drop(tasks)
             return
+        if self._successor:
+            # The executor may hand in twice what was being submitted at the moment of the crash.
+            waiting = state.queue.waiting
+            owners = state.owners
+            if any(task.id in waiting or task.id in owners for task in tasks):
+                tasks = [task for task in tasks if task.id not in waiting and task.id not in owners]
         state.submitted += len(tasks)
         state.queue.push(tasks)
         for function_id in message.forget:
@@ -132,12 +179,41 @@ class InterchangeReactor:
             else:
                 elsewhere.setdefault(manager.id, []).append(task)
                 state.cancelling.add(task)
+                if message.kill:
+                    state.killing.add(task)
         if cancelled or refused:
             self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, refused)))
         for name, tasks in elsewhere.items():
+            # One that is absent is asked when it comes back.
             self._tell(state.managers[name], m.Cancel(tasks, message.kill), now)
 
+    # --------------------------------------------------------------------------------------------- acknowledgements
+
+    def _received(self, received: dict[str, int], now: float) -> None:
+        """The executor has these results: their managers are told with the next message, or before long."""
+        state = self.state
+        for name, number in received.items():
+            manager = state.managers.get(name)
+            if manager is not None and number > manager.received:
+                manager.received = number
+                if manager.peer != ABSENT:
+                    state.untold.add(manager)
+        if state.untold and self._acknowledge_at == math.inf:
+            self._acknowledge_at = now + ACKNOWLEDGE_SECONDS
+
+    def _acknowledge(self, now: float) -> None:
+        for manager in self.state.untold:
+            self._tell(manager, m.Acknowledged(manager.received), now)
+        self.state.untold.clear()
+        self._acknowledge_at = math.inf
+
     # ---------------------------------------------------------------------------------------------------- questions
+
+    def _answer_for(self, manager: ManagerRecord) -> None:
+        """One that is absent answers nothing: what is known here has to do."""
+        if manager.peer == ABSENT:
+            for reply in self._asks.manager_left(manager.id):
+                self._answer(*reply)
 
     def _ask(self, peer: int, ask: m.Ask, now: float) -> None:
         state = self.state
@@ -150,6 +226,21 @@ class InterchangeReactor:
                     manager.held = ask.topic == "hold"
                     self._offer(manager)
                 self._answer(peer, ask.request, reports.encode(manager is not None))
+            case "drain_block" | "drain_idle_block" if peer == EXECUTOR:
+                idle = ask.topic == "drain_idle_block"
+                drained, managers = blocks.hold(state, ask.subject, only_idle=idle)
+                for manager in managers:
+                    self._drain(manager, blocks.DRAIN_REASON, now)
+                self._answer(peer, ask.request, reports.encode(drained))
+            case "tell_stranded" if peer == EXECUTOR:
+                state.tells_stranded = True
+                self._answer(peer, ask.request, reports.encode(True))
+            case "refuse_host" if peer == EXECUTOR:
+                state.refused_hosts[ask.subject] = None
+                for manager in list(state.managers.values()):
+                    if manager.host == ask.subject:
+                        self._drain(manager, "its host is left out, since managers kept dying there", now)
+                self._answer(peer, ask.request, reports.encode(True))
             case "explain" if peer == EXECUTOR:
                 explanation, manager = reports.explain(state, ask.subject, now)
                 if manager is None:
@@ -157,12 +248,14 @@ class InterchangeReactor:
                 else:
                     request = self._asks.one(peer, ask.request, manager.id, explanation)
                     self._tell(manager, m.Ask(request, "explain", ask.subject), now)
+                    self._answer_for(manager)
             case "packages" if peer == EXECUTOR:
                 names = list(state.managers)
                 if not names:
                     self._answer(peer, ask.request, reports.encode({}))
                 for name, request in self._asks.gather(peer, ask.request, names):
                     self._tell(state.managers[name], m.Ask(request, "packages"), now)
+                    self._answer_for(state.managers[name])
             case _:
                 payload = reports.report(state, ask.topic, now)
                 if payload is None:
@@ -182,10 +275,23 @@ class InterchangeReactor:
 
     def manager_said_hello(self, peer: int, hello: m.ManagerHello, now: float) -> None:
         """A new peer introduces itself as a manager. It is welcomed or refused; the others go on either way."""
+        if not self._restored:
+            self._early.append((peer, hello))
+            return
         state = self.state
         reason = refusal(hello.protocol, hello.python, expected_python=self._python, host=hello.host)
-        if reason is None and hello.id in state.managers:
+        known = state.managers.get(hello.id)
+        if reason is None and not self._exiting:
+            if hello.id in state.lost or (known is None and (hello.held or hello.ended)):
+                self._too_late(peer, hello)
+                return
+            if known is not None and (known.peer == ABSENT or hello.again):
+                self._resume(known, peer, hello, now)
+                return
+        if reason is None and known is not None:
             reason = f"a manager with the id {hello.id} is registered already"
+        if reason is None:
+            reason = blocks.objection(state, hello)
         if reason is None and hello.workers < 0:
             reason = f"{hello.workers} workers cannot be"
         if reason is None and hello.capacity < hello.workers:
@@ -215,6 +321,7 @@ class InterchangeReactor:
             last_sent=now,
             ends_at=math.inf if hello.ends_in is None else now + hello.ends_in,
             idle_since=now,
+            draining=hello.draining is not None,
         )
         state.managers[manager.id] = manager
         state.peers[peer] = manager
@@ -227,6 +334,8 @@ class InterchangeReactor:
             Log("INFO", f"manager {manager.id} on {manager.host} joined: {what}"),
             Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers)),
         ]
+        if manager.block in state.drained_blocks:
+            self._drain(manager, blocks.DRAIN_REASON, now)
 
     def manager_said(self, peer: int, message: m.FromManager, raw: Sequence[Buffer], now: float) -> None:
         """A message of a registered manager; ``raw`` are all its frames, to be forwarded as they are."""
@@ -244,13 +353,8 @@ class InterchangeReactor:
                         manager.running[task] = (worker, now)
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Verdicts():
-                for task in message.cancelled:
-                    self._settle(manager, task)
-                for task in message.refused:
-                    if task in manager.tasks:
-                        self.state.cancelling.discard(task)
+                self._judged(manager, message)
                 self._after_change(manager, now)
-                self._actions.append(Forward(EXECUTOR, raw))
             case m.Returned():
                 manager.capacity = message.capacity
                 self._take_back(manager, message.tasks)
@@ -274,11 +378,37 @@ class InterchangeReactor:
             case _:
                 assert_never(message)
 
-    def peer_left(self, peer: int, reason: str, now: float) -> None:
-        """A peer's connection is gone."""
+    def peer_left(self, peer: int, reason: str, now: float, *, gone: bool = True) -> None:
+        """A peer's connection is gone, and, if ``gone``, its process with it."""
+        self._early = [early for early in self._early if early[0] != peer]
         manager = self.state.peers.get(peer)
-        if manager is not None:
-            self._leave(manager, f"its connection ended: {reason}", lost=True, now=now)
+        if manager is None:
+            return
+        if gone or manager.died:
+            self._leave(manager, manager.died or f"its connection ended: {reason}", lost=True, now=now)
+            return
+        self._detach(manager)
+        manager.lost_at = max(now, manager.last_heard) + self._threshold
+        self._watch(manager, now)
+        text = f"manager {manager.id} on {manager.host} is cut off: {reason}"
+        self._actions.append(Log("WARNING", f"{text}; it has {self._threshold:g} s to come back"))
+
+    def manager_died(self, peer: int, message: m.ManagerDied, now: float) -> None:
+        """Another process of a manager's node tells, as its first and only message, that the manager is dead."""
+        if not self._restored:
+            self._early.append((peer, message))
+            return
+        self._actions.append(Disconnect(peer, "thank you"))
+        manager = self.state.managers.get(message.manager)
+        if manager is None:
+            return
+        manager.died = message.reason
+        if manager.peer == ABSENT:
+            self._leave(manager, message.reason, lost=True, now=now)
+        else:
+            # What it sent last may still be on its way over its own connection.
+            manager.lost_at = now + DYING_SECONDS
+            self._watch(manager, now)
 
     def malformed(self, peer: int, reason: str) -> None:
         """Something that is no message came from a peer: it is counted, logged and dropped."""
@@ -286,6 +416,13 @@ class InterchangeReactor:
         self._actions.append(Log("WARNING", f"dropped a message of peer {peer}: {reason}"))
 
     def _results(self, manager: ManagerRecord, message: m.Results, raw: Sequence[Buffer], now: float) -> None:
+        if message.number:
+            if message.number <= manager.seen:
+                # It was sent again, and had come before.
+                manager.capacity = message.capacity
+                self._after_change(manager, now)
+                return
+            manager.seen = message.number
         state = self.state
         owners = state.owners
         tasks = manager.tasks
@@ -293,12 +430,14 @@ class InterchangeReactor:
         if state.frames or state.cancelling or manager.running:
             frames = state.frames
             cancelling = state.cancelling
+            killing = state.killing
             running = manager.running
             for task in message.tasks:
                 if tasks.pop(task, None) is not None:
                     del owners[task]
                     frames.pop(task, None)
                     cancelling.discard(task)
+                    killing.discard(task)
                     running.pop(task, None)
         else:
             for task in message.tasks:
@@ -313,11 +452,25 @@ class InterchangeReactor:
         self._after_change(manager, now)
         self._actions.append(Forward(EXECUTOR, raw))
 
+    def _judged(self, manager: ManagerRecord, message: m.Verdicts) -> None:
+        """Only what the manager has can be settled by it: all else would be the fate of another attempt."""
+        cancelled = [task for task in message.cancelled if task in manager.tasks]
+        refused = [task for task in message.refused if self.state.owners.get(task) in (manager, None)]
+        for task in cancelled:
+            self._settle(manager, task)
+        for task in refused:
+            if task in manager.tasks:
+                self.state.cancelling.discard(task)
+                self.state.killing.discard(task)
+        if cancelled or refused:
+            self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, refused)))
+
     def _disown(self, manager: ManagerRecord, task: int) -> m.Task | None:
         found = manager.tasks.pop(task, None)
         if found is not None:
             del self.state.owners[task]
             self.state.cancelling.discard(task)
+            self.state.killing.discard(task)
             manager.running.pop(task, None)
         return found
 
@@ -332,6 +485,12 @@ class InterchangeReactor:
                 self.state.frames.pop(task_id, None)
             if cancelled:
                 self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, [])))
+        if back:
+            self._actions.append(Note("", [task.id for task in back]))
+            strangers = [task.id for task in back if task.function == UNKNOWN_FUNCTION]
+            if strangers:
+                self._actions.append(Send(EXECUTOR, m.Returned(manager.id, strangers, 0)))
+                back = [task for task in back if task.function != UNKNOWN_FUNCTION]
         self.state.queue.push_back(back)
 
     def _settle(self, manager: ManagerRecord, task: int) -> None:
@@ -350,7 +509,7 @@ class InterchangeReactor:
         if self._limited:
             state.idle_aside.drop(manager)
             state.roomy_aside.drop(manager)
-        if manager.held or manager.draining:
+        if not manager.open:
             state.idle.withdraw(manager)
             state.roomy.withdraw(manager)
         elif load < manager.workers:
@@ -373,10 +532,17 @@ class InterchangeReactor:
         state = self.state
         manager.draining = True
         self._offer(manager)
+        peer = manager.peer
         del state.managers[manager.id]
-        del state.peers[manager.peer]
+        if peer != ABSENT:
+            del state.peers[peer]
+        state.untold.discard(manager)
         self._limited -= manager.ends_at != math.inf
         state.lost_managers += lost
+        if lost:
+            state.lost[manager.id] = None
+            while len(state.lost) > LOST_REMEMBERED:
+                del state.lost[next(iter(state.lost))]
         for function in manager.functions:
             state.knowers[function].discard(manager)
         tasks = list(manager.tasks)
@@ -387,8 +553,9 @@ class InterchangeReactor:
         self._actions += [
             Log("ERROR" if lost else "INFO", f"manager {manager.id} on {manager.host} left: {reason}"),
             Send(EXECUTOR, m.ManagerLeft(manager.id, manager.host, manager.block, reason, lost)),
-            Disconnect(manager.peer, reason),
         ]
+        if peer != ABSENT:
+            self._actions.append(Disconnect(peer, reason))
         if tasks:
             self._actions.append(
                 Send(EXECUTOR, m.Lost(manager.id, manager.host, reason, manager.hello.log, tasks))
@@ -397,22 +564,165 @@ class InterchangeReactor:
     def _tell(
         self, manager: ManagerRecord, message: m.Message, now: float, frames: Sequence[Buffer] = ()
     ) -> None:
-        manager.last_sent = now
-        self._actions.append(Send(manager.peer, message, frames))
+        if manager.peer != ABSENT:
+            manager.last_sent = now
+            self._actions.append(Send(manager.peer, message, frames))
+
+    # ----------------------------------------------------------------------------------------------------- recovery
+
+    def _restore(self, message: m.Restore, now: float) -> None:
+        """What a former interchange had: its managers are absent until they come back, or until their time is over."""
+        if self._restored:
+            self.state.malformed += 1
+            return
+        self._restored = True
+        self._successor = message.again
+        state = self.state
+        for name in message.lost[-LOST_REMEMBERED:]:
+            state.lost[name] = None
+        for expected in message.managers:
+            nothing = m.ManagerHello(
+                PROTOCOL_VERSION, expected.manager, expected.host, expected.block, 0, "", "", 0, 0, 0, 0, 0.0
+            )
+            manager = ManagerRecord(
+                peer=ABSENT,
+                hello=nothing,
+                id=expected.manager,
+                host=expected.host,
+                block=expected.block,
+                workers=0,
+                capacity=0,
+                joined=now,
+                last_heard=now,
+                last_sent=now,
+                ends_at=math.inf,
+                idle_since=now,
+                held=expected.held,
+                lost_at=now + self._reconnect,
+                seen=expected.received,
+                received=expected.received,
+                restored=True,
+            )
+            state.managers[manager.id] = manager
+            for task in expected.tasks:
+                manager.tasks[task] = m.Task(task, UNKNOWN_FUNCTION, b"")
+                state.owners[task] = manager
+            self._actions.append(Note(manager.id, expected.tasks))
+            self._watch(manager, now)
+        if message.managers:
+            count = sum(len(expected.tasks) for expected in message.managers)
+            text = f"{len(message.managers)} managers of the former interchange may have {count} tasks"
+            self._actions.append(Log("WARNING", f"{text}: they have {self._reconnect:g} s to come back"))
+        early, self._early = self._early, []
+        for peer, first in early:
+            if isinstance(first, m.ManagerHello):
+                self.manager_said_hello(peer, first, now)
+            else:
+                self.manager_died(peer, first, now)
+
+    def _detach(self, manager: ManagerRecord) -> None:
+        """Its connection is gone."""
+        state = self.state
+        state.idle_aside.drop(manager)
+        state.roomy_aside.drop(manager)
+        del state.peers[manager.peer]
+        manager.peer = ABSENT
+        state.untold.discard(manager)
+        self._offer(manager)
+        self._answer_for(manager)
+
+    def _too_late(self, peer: int, hello: m.ManagerHello) -> None:
+        """A manager comes back that was given up: what it has is settled, and it may start over."""
+        late = sum(len(tasks) for _, tasks in hello.ended)
+        self.state.late += late
+        reason = (
+            f"manager {hello.id} on {hello.host} was given up before it came back: "
+            f"{late} late results and {len(hello.held)} tasks of it are discarded"
+        )
+        self._actions += [
+            Log("WARNING", reason),
+            Send(peer, m.Refused(reason, again=True)),
+            Disconnect(peer, reason),
+        ]
+
+    def _resume(self, manager: ManagerRecord, peer: int, hello: m.ManagerHello, now: float) -> None:
+        """A manager is back: what it was sent and never got goes elsewhere, all else goes on."""
+        state = self.state
+        if manager.peer != ABSENT:
+            former = manager.peer
+            self._detach(manager)
+            self._actions.append(Disconnect(former, "it came back over another connection"))
+        self._limited -= manager.ends_at != math.inf
+        manager.ends_at = math.inf if hello.ends_in is None else now + hello.ends_in
+        self._limited += manager.ends_at != math.inf
+        manager.peer = peer
+        state.peers[peer] = manager
+        manager.hello = hello
+        manager.host, manager.block = hello.host, hello.block
+        manager.workers, manager.capacity = hello.workers, hello.capacity
+        manager.draining = manager.draining or hello.draining is not None
+        manager.last_heard = now
+        manager.lost_at = math.inf
+        for function in manager.functions.difference(hello.functions):
+            state.knowers[function].discard(manager)
+        manager.functions = set(hello.functions)
+        for function in manager.functions:
+            state.knowers.setdefault(function, set()).add(manager)
+        self._tell(
+            manager,
+            m.Welcome(PROTOCOL_VERSION, self._period, self._threshold, manager.received, manager.seen),
+            now,
+        )
+        here = set(hello.held)
+        for number, tasks in hello.ended:
+            if number > manager.seen:
+                here.update(tasks)
+        missing = [task for task in manager.tasks if task not in here]
+        self._take_back(manager, missing)
+        unexpected = [task for task in hello.held if task not in manager.tasks]
+        if unexpected:
+            self._actions.append(
+                Log("ERROR", f"manager {manager.id} has {len(unexpected)} tasks that are not its own")
+            )
+            self._tell(manager, m.Cancel(unexpected, kill=True), now)
+        asked = [task for task in hello.held if task in state.cancelling]
+        for kill in (False, True):
+            tasks = [task for task in asked if (task in state.killing) is kill]
+            if tasks:
+                self._tell(manager, m.Cancel(tasks, kill), now)
+        if manager.draining and hello.draining is None:
+            self._tell(manager, m.Drain("as it was told before"), now)
+        if manager.restored:
+            manager.restored = False
+            self._actions.append(
+                Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers))
+            )
+        text = f"manager {manager.id} on {manager.host} is back: {len(hello.held)} tasks go on"
+        self._actions.append(Log("INFO", f"{text}, {len(missing)} never reached it"))
+        self._after_change(manager, now)
+        self._watch(manager, now)
 
     # ---------------------------------------------------------------------------------------------------- each turn
 
     def turn(self, now: float) -> list[Action]:
         """Balance what waits over the managers with room; returns every action since the last turn, in order."""
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, peer = heapq.heappop(self._deadlines)
-            manager = self.state.peers.get(peer)
-            if manager is not None:
+            moment, name = heapq.heappop(self._deadlines)
+            manager = self.state.managers.get(name)
+            if manager is not None and moment == manager.watched:
                 self._on_deadline(manager, now)
+        if self._acknowledge_at <= now:
+            self._acknowledge(now)
         if self.state.queue.waiting and not self._exiting:
             self._balance(self.state.idle, self.state.idle_aside, now, idle=True)
             if self.state.queue.waiting:
                 self._balance(self.state.roomy, self.state.roomy_aside, now, idle=False)
+        if self._limited and self.state.tells_stranded:
+            # Workers are idle, tasks wait, and none of these has the time for any of those.
+            stuck = bool(self.state.queue.waiting and self.state.idle_aside.members and not len(self.state.idle))
+            if stuck and not self._stranded:
+                self._actions.append(Send(EXECUTOR, m.Stranded()))
+            self._stranded = stuck
         actions = self._actions
         if actions:
             self._actions = []
@@ -420,7 +730,9 @@ class InterchangeReactor:
 
     def next_deadline(self) -> float | None:
         """When `turn` must be called even if nothing arrives."""
-        return self._deadlines[0][0] if self._deadlines else None
+        first = self._deadlines[0][0] if self._deadlines else math.inf
+        first = min(first, self._acknowledge_at)
+        return None if first == math.inf else first
 
     def _balance(self, selector: ManagerSelector, aside: SetAside, now: float, *, idle: bool) -> None:
         queue = self.state.queue
@@ -474,21 +786,37 @@ class InterchangeReactor:
         if forget:
             manager.forget = []
             forget = [function for function in forget if function not in known]
+        received = 0
+        if manager in state.untold:
+            state.untold.discard(manager)
+            received = manager.received
         self._offer(manager)
-        self._tell(manager, m.Assign(tasks, functions, forget), now, frames)
+        self._actions.append(Note(manager.id, [task.id for task in tasks]))
+        self._tell(manager, m.Assign(tasks, functions, forget, received), now, frames)
 
     # ----------------------------------------------------------------------------------------------------- liveness
 
     def _watch(self, manager: ManagerRecord, now: float) -> None:
-        next_moment = min(manager.last_heard + self._threshold, manager.last_sent + self._period)
-        if not manager.draining:
-            next_moment = min(next_moment, manager.ends_at)
-        heapq.heappush(self._deadlines, (max(next_moment, now + 0.001), manager.peer))
+        if manager.peer == ABSENT:
+            next_moment = manager.lost_at
+        else:
+            next_moment = min(manager.last_heard + self._threshold, manager.last_sent + self._period)
+            next_moment = min(next_moment, manager.lost_at)
+            if not manager.draining:
+                next_moment = min(next_moment, manager.ends_at)
+        manager.watched = max(next_moment, now + 0.001)
+        heapq.heappush(self._deadlines, (manager.watched, manager.id))
 
     def _on_deadline(self, manager: ManagerRecord, now: float) -> None:
+        if now >= manager.lost_at:
+            reason = manager.died or f"it did not come back (heartbeat_threshold: {self._threshold:g} s)"
+            self._leave(manager, reason, lost=True, now=now)
+            return
+        if manager.peer == ABSENT:
+            self._watch(manager, now)
+            return
         silence = now - manager.last_heard
         if silence >= self._threshold:
-            self._tell(manager, m.Shutdown("silent beyond the heartbeat threshold"), now)
             reason = f"silent for {silence:.1f} s (heartbeat_threshold: {self._threshold:g} s)"
             self._leave(manager, reason, lost=True, now=now)
             return
@@ -503,6 +831,6 @@ class InterchangeReactor:
             return
         self._exiting = True
         self._actions.append(Log("INFO", f"shutting down: {reason}"))
-        for manager in self.state.managers.values():
+        for manager in self.state.peers.values():
             self._actions.append(Send(manager.peer, m.Shutdown(reason)))
         self._actions.append(Exit(reason))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from throughway.interchange import blocks
 from throughway.interchange.state import InterchangeState, ManagerRecord
 from throughway.protocol.messages import Answer
 from throughway.protocol.views import Explanation, RunView
@@ -15,12 +16,14 @@ encode = msgspec.msgpack.encode
 
 
 def report(state: InterchangeState, topic: str, now: float) -> bytes | None:
-    """The payload for ``managers``, ``status`` or ``run``; None for a topic that is not a report."""
+    """The payload for ``managers``, ``status``, ``blocks`` or ``run``; None for a topic that is not a report."""
     match topic:
         case "managers":
             return encode([manager.view(now) for manager in state.managers.values()])
         case "status":
             return encode(state.status(now))
+        case "blocks":
+            return encode(blocks.loads(state, now))
         case "run":
             return encode(
                 RunView(state.status(now), [manager.view(now) for manager in state.managers.values()])

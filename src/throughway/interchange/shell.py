@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from throughway.errors import ProtocolError
-from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Send
+from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Note, Send
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import make_selector
 from throughway.interchange.state import InterchangeState
@@ -24,12 +24,17 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
 from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.transport.assignments import AssignmentNotes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
 
 FAREWELL_SECONDS = 1.0
 """How long the last messages may take to leave."""
+
+RECONNECT_SECONDS = 10.0
+"""How long managers on this machine have to come back to an interchange that was started anew. A process that lives
+does so at once."""
 
 _WIRE_SHIFT = 48
 
@@ -72,7 +77,13 @@ class InterchangeShell:
             python=config.python,
             heartbeat_period=config.heartbeat_period,
             heartbeat_threshold=config.heartbeat_threshold,
+            reconnect_seconds=(
+                min(RECONNECT_SECONDS, config.heartbeat_threshold) if config.address is None else None
+            ),
         )
+        self._notes: AssignmentNotes | None = None
+        if config.notes_descriptor is not None:
+            self._notes = AssignmentNotes(config.notes_descriptor, state.assignments)
 
     def _listen(self, config: InterchangeConfig) -> None:
         # Imported here: on one machine nothing needs ZeroMQ, and loading it costs as much as all the rest.
@@ -134,6 +145,8 @@ class InterchangeShell:
             self._selector.close()
             reader.close()
             writer.close()
+            if self._notes is not None:
+                self._notes.close()
             self._remove_socket()
         return self._exit or ""
 
@@ -194,7 +207,9 @@ class InterchangeShell:
             self._observers.discard(peer)
             if peer in self._managers:
                 self._managers.discard(peer)
-                self._reactor.peer_left(peer, event.reason, now)
+                # On one machine a connection ends with its process; between two, it may just have broken.
+                gone = isinstance(self._wires[index], UnixWire)
+                self._reactor.peer_left(peer, event.reason, now, gone=gone)
             elif event.peer < 0:
                 self._log.warning("%s", event.reason)
 
@@ -216,6 +231,8 @@ class InterchangeShell:
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
             self._reactor.manager_said_hello(peer, hello, now)
+        elif isinstance(hello, m.ManagerDied):
+            self._reactor.manager_died(peer, hello, now)
         elif hello.protocol != PROTOCOL_VERSION:
             reason = f"this run speaks protocol {PROTOCOL_VERSION}, the observer {hello.protocol}"
             self._perform(Send(peer, m.Refused(reason)))
@@ -235,6 +252,9 @@ class InterchangeShell:
             if self._debug:
                 self._note("to", action.peer, action.message)
             self._send(action.peer, [codec.encode(action.message), *action.frames])
+        elif isinstance(action, Note):
+            if self._notes is not None:
+                self._notes.note(action.manager, action.tasks)
         elif isinstance(action, Forward):
             self._send(action.peer, action.frames)
         elif isinstance(action, Disconnect):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from throughway.interchange.actions import Buffer
+from throughway.interchange.actions import ABSENT, Buffer
 from throughway.interchange.selectors import ManagerSelector
 from throughway.protocol.messages import Function, ManagerHello, Task
 from throughway.protocol.views import ManagerView, StatusView
 from throughway.scheduling.task_queue import TaskQueue
+
+UNKNOWN_FUNCTION = -1
+"""The function of a task of which only the number is known: a former interchange had sent it to a manager."""
 
 
 class ManagerRecord(msgspec.Struct, eq=False):
     """One registered manager. Times are seconds of the reactor's clock."""
 
     peer: int
+    """the number of its connection, or ABSENT"""
     hello: ManagerHello
     id: str
     host: str
@@ -37,6 +41,18 @@ class ManagerRecord(msgspec.Struct, eq=False):
     """task id → worker and since when, as far as the manager told"""
     held: bool = False
     draining: bool = False
+    lost_at: float = math.inf
+    """when it is given up: while it is absent, or known to be dead"""
+    watched: float = 0.0
+    """when its deadlines are looked at next"""
+    restored: bool = False
+    """whether it is one of a former interchange, and has not come back yet"""
+    died: str = ""
+    """how its process ended, where somebody else told"""
+    seen: int = 0
+    """the number of its last `Results` that came here"""
+    received: int = 0
+    """the number of its last `Results` that the executor is known to have"""
     done: int = 0
     busy: float = 0.0
     seconds_left: float = math.inf
@@ -49,7 +65,7 @@ class ManagerRecord(msgspec.Struct, eq=False):
     @property
     def open(self) -> bool:
         """Whether it may be given tasks at all."""
-        return not self.held and not self.draining
+        return not self.held and not self.draining and self.peer != ABSENT
 
     def view(self, now: float) -> ManagerView:
         """For reports."""
@@ -65,6 +81,7 @@ class ManagerRecord(msgspec.Struct, eq=False):
             tasks=load,
             idle_duration=0.0 if load else now - self.idle_since,
             active=not self.held,
+            absent=self.peer == ABSENT,
             draining=self.draining,
             python_version=hello.python,
             throughway_version=hello.version,
@@ -136,16 +153,34 @@ class InterchangeState(msgspec.Struct, eq=False):
     """task id → the manager that has it"""
     cancelling: set[int] = msgspec.field(default_factory=set)
     """assigned tasks whose managers were asked to cancel them, and have not answered"""
+    killing: set[int] = msgspec.field(default_factory=set)
+    """those of them that are to be killed if they run"""
+    untold: set[ManagerRecord] = msgspec.field(default_factory=set)
+    """managers that have not been told which of their results the executor has by now"""
+    lost: dict[str, None] = msgspec.field(default_factory=dict)
+    """managers that were given up lately: should one come back, what it has is settled"""
     knowers: dict[int, set[ManagerRecord]] = msgspec.field(default_factory=dict)
     """function id → the managers that were sent it and not told to forget it"""
     managers: dict[str, ManagerRecord] = msgspec.field(default_factory=dict)
     peers: dict[int, ManagerRecord] = msgspec.field(default_factory=dict)
+    drained_blocks: dict[str, None] = msgspec.field(default_factory=dict)
+    """blocks that are scaled in: managers that register from them drain at once"""
+    refused_hosts: dict[str, None] = msgspec.field(default_factory=dict)
+    """hosts from which no new manager is welcome"""
+    tells_stranded: bool = False
+    """whether the executor wants to know when tasks wait for which nobody has the time"""
     submitted: int = 0
     completed: int = 0
     busy: float = 0.0
     refused_managers: int = 0
     lost_managers: int = 0
+    late: int = 0
+    """results that came too late, as their manager had been given up"""
     malformed: int = 0
+
+    def assignments(self) -> list[tuple[str, Collection[int]]]:
+        """Each manager's id, and the tasks that it has."""
+        return [(manager.id, manager.tasks.keys()) for manager in self.managers.values()]
 
     def status(self, now: float) -> StatusView:
         """The whole at this moment."""
@@ -167,6 +202,7 @@ class InterchangeState(msgspec.Struct, eq=False):
             refused_managers=self.refused_managers,
             lost_managers=self.lost_managers,
             malformed_messages=self.malformed,
+            late_results=self.late,
             managers_held=sum(manager.held for manager in managers),
         )
 
@@ -182,17 +218,25 @@ class InterchangeState(msgspec.Struct, eq=False):
         assert held == len(self.owners), "each task has one owner"
         for name, manager in self.managers.items():
             assert manager.id == name
-            assert self.peers[manager.peer] is manager
+            assert name not in self.lost, f"manager {name} was given up and is here"
+            if manager.peer == ABSENT:
+                assert manager.lost_at < math.inf, f"nobody gives {name} up"
+            else:
+                assert self.peers[manager.peer] is manager
             assert manager.running.keys() <= manager.tasks.keys(), "only what it has can run there"
             for task in manager.tasks.values():
-                assert task.function in manager.functions, "a manager knows the functions of its tasks"
+                known = task.function == UNKNOWN_FUNCTION or task.function in manager.functions
+                assert known, "a manager knows the functions of its tasks"
             for function in manager.functions:
                 assert manager in self.knowers[function], "who knows a function is told to forget it"
         assert sum(map(len, self.knowers.values())) == sum(
             len(manager.functions) for manager in self.managers.values()
         )
-        assert len(self.peers) == len(self.managers)
+        present = sum(manager.peer != ABSENT for manager in self.managers.values())
+        assert len(self.peers) == present
         assert self.cancelling <= self.owners.keys(), "only managers are asked to cancel"
+        assert self.killing <= self.cancelling, "a task is killed while it is being cancelled"
+        assert all(self.managers.get(manager.id) is manager for manager in self.untold)
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()

@@ -60,10 +60,11 @@ class ReportPackages(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """End this process, with its workers, once everything that was told is out."""
+    """End this process, with its workers, once everything that was told is out; with ``again``, start it over."""
 
     reason: str
     status: int = 0
+    again: bool = False
 
 
 class Log(NamedTuple):

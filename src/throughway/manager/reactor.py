@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import heapq
 import signal
+from collections import deque
 from collections.abc import Sequence
-from typing import assert_never
+from enum import Enum
+from typing import NamedTuple, assert_never
+
+import msgspec
 
 from throughway.manager.actions import (
     Action,
@@ -31,6 +35,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
 from throughway.protocol.views import Explanation
+from throughway.transport.framing import frame_bytes
 from throughway.transport.records import Record
 
 LOOK_SECONDS = 0.005
@@ -46,6 +51,28 @@ BUNDLE_BYTES = 1 << 18
 MAX_START_FAILURES = 5
 """Workers that may die in a row before any got ready."""
 
+RETAINED_BYTES = 1 << 28
+"""With more than this in results that the executor has not acknowledged, no worker is given anything new."""
+
+_HEADER_BYTES = 64
+"""What a result costs beside its payload while it is kept, about."""
+
+
+class Link(Enum):
+    """How a manager stands with its interchange."""
+
+    DOWN = "no connection"
+    GREETING = "it has said hello, and waits for its welcome"
+    UP = "registered"
+
+
+class Kept(NamedTuple):
+    """A message of results that the executor has not acknowledged."""
+
+    message: m.Results
+    frames: Sequence[Buffer]
+    size: int
+
 
 class ManagerReactor:
     """One node's manager.
@@ -55,7 +82,8 @@ class ManagerReactor:
         prefetch_capacity: tasks to hold beyond one for each worker; None adapts to how long they take.
         max_tasks_per_child: tasks that a worker runs before it is replaced; None for any number.
         heartbeat_period: seconds of silence after which a heartbeat is sent.
-        heartbeat_threshold: seconds of the interchange's silence after which the manager ends.
+        heartbeat_threshold: seconds of the interchange's silence, with a connection or without, after which the manager
+            ends.
         drain_at: moment at which it drains by itself, None for never.
     """
 
@@ -87,6 +115,15 @@ class ManagerReactor:
         self._last_heard = now
         self._last_sent = now
         self._leaving = False
+        self.link = Link.DOWN
+        self._known = False
+        """whether it was ever registered"""
+        self._unsent: list[Tell] = []
+        """what is to be said once it is welcome"""
+        self._broken: m.Broken | None = None
+        self._number = 0
+        self._kept: deque[Kept] = deque()
+        self._kept_bytes = 0
         self._ended: list[int] = []
         self._outcomes = bytearray()
         self._workers: list[int] = []
@@ -119,6 +156,10 @@ class ManagerReactor:
         match message:
             case m.Assign():
                 self._assigned(message, frames)
+                if message.received:
+                    self._acknowledged(message.received)
+            case m.Acknowledged(received=received):
+                self._acknowledged(received)
             case m.Cancel():
                 self._cancel(message)
             case m.Drain(reason=reason):
@@ -128,15 +169,61 @@ class ManagerReactor:
             case m.Ask(topic="packages"):
                 self._actions.append(ReportPackages(message.request))
             case m.Ask():
-                self._tell(m.Answer(message.request, codec.encode(self._explain(message.subject, now))), now)
+                self._tell(m.Answer(message.request, codec.encode(self._explain(message.subject, now))))
             case m.Heartbeat():
                 pass
             case _:
                 assert_never(message)
 
+    def hello(self, hello: m.ManagerHello) -> m.ManagerHello:
+        """What to say first over a new connection: ``hello``, with all that must be known of the tasks here.
+
+        From now on until it is welcome, nothing is said that this does not already say.
+        """
+        state = self.state
+        self.link = Link.GREETING
+        self._unsent.clear()
+        return msgspec.structs.replace(
+            hello,
+            capacity=self.capacity,
+            again=self._known,
+            held=[*state.queue.waiting, *state.holders, *self._ended],
+            ended=[(kept.message.number, kept.message.tasks) for kept in self._kept],
+            functions=list(state.functions),
+            draining=state.draining,
+        )
+
+    def welcomed(self, welcome: m.Welcome, now: float) -> None:
+        """Registered, for the first time or again: what the interchange has not seen is said once more."""
+        self._last_heard = now
+        self.link = Link.UP
+        self._known = True
+        self._acknowledged(welcome.received)
+        for kept in self._kept:
+            if kept.message.number > welcome.seen:
+                self._actions.append(Tell(kept.message, kept.frames))
+        self._actions += self._unsent
+        self._unsent.clear()
+        if self._broken is not None:
+            self._tell(self._broken)
+        for worker in self.state.workers.values():
+            if worker.pending and worker.reported == worker.pending[0].id:
+                self._tell(m.Started(self.state.id, [worker.reported], [worker.slot]))
+
     def interchange_left(self, reason: str) -> None:
-        """The connection to the interchange is gone: nobody is left to work for."""
-        self._actions.append(Exit(f"the interchange is gone: {reason}", 0 if self._leaving else 1))
+        """The connection to the interchange is gone. Work goes on; the shell connects again."""
+        self.link = Link.DOWN
+        self._unsent.clear()
+        if self._leaving:
+            self._actions.append(Exit(f"the interchange is gone: {reason}"))
+        else:
+            self._actions.append(Log("WARNING", f"cut off from the interchange: {reason}"))
+
+    def _acknowledged(self, number: int) -> None:
+        """The executor has these results."""
+        kept = self._kept
+        while kept and kept[0].message.number <= number:
+            self._kept_bytes -= kept.popleft().size
 
     def _assigned(self, message: m.Assign, frames: Sequence[Buffer]) -> None:
         state = self.state
@@ -176,7 +263,7 @@ class ManagerReactor:
             if message.kill:
                 worker.kills.add(task)
         if cancelled or refused:
-            self._actions.append(Tell(m.Verdicts(cancelled, refused)))
+            self._tell(m.Verdicts(cancelled, refused))
         for worker in touched.values():
             # What it has not claimed comes back; then whatever is still pending has started.
             self._revoke(worker, len(worker.pending))
@@ -294,7 +381,9 @@ class ManagerReactor:
             worker.cut = False
         elif mark == Mark.INITIALIZER_FAILED:
             worker.stopping = True
-            self._tell(m.Broken(self.state.id, "the initializer raised", payload), now)
+            self._broken = m.Broken(self.state.id, "the initializer raised", payload)
+            if self.link is Link.UP:
+                self._tell(self._broken)
         else:
             self.worker_broke(worker.number, f"sent mark {mark} out of turn")
 
@@ -345,7 +434,7 @@ class ManagerReactor:
             self._cancelling.difference_update(cancelled)
             for task in cancelled:
                 self.state.frames.pop(task, None)
-            self._actions.append(Tell(m.Verdicts(cancelled, [])))
+            self._tell(m.Verdicts(cancelled, []))
             dropped = set(cancelled)
             tasks = [task for task in tasks if task.id not in dropped]
         self.state.queue.push_back(tasks)
@@ -357,7 +446,7 @@ class ManagerReactor:
         running = [task.id for task in worker.pending if task.id in self._cancelling]
         if running:
             self._cancelling.difference_update(running)
-            self._actions.append(Tell(m.Verdicts([], running)))
+            self._tell(m.Verdicts([], running))
 
     def _settle_kills(self, worker: WorkerRecord) -> None:
         kills = worker.kills
@@ -392,7 +481,7 @@ class ManagerReactor:
             return
         if worker.reported != head.id:
             worker.reported = head.id
-            self._tell(m.Started(self.state.id, [head.id], [worker.slot]), now)
+            self._tell(m.Started(self.state.id, [head.id], [worker.slot]))
         self._pace.at_least(head.function, running)
         if running >= HOLD_SECONDS:
             self.state.stuck.add(number)
@@ -436,6 +525,11 @@ class ManagerReactor:
         if state.draining is None:
             self._start_worker(worker.slot)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of results that the executor has not acknowledged."""
+        return self._kept_bytes
+
     def _lose(
         self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float
     ) -> None:
@@ -478,16 +572,25 @@ class ManagerReactor:
             return
         self.state.draining = reason
         self._actions.append(Log("INFO", f"draining: {reason}"))
-        self._actions.append(Tell(m.Draining(self.state.id, reason)))
+        self._tell(m.Draining(self.state.id, reason))
         self._give_back(len(self.state.queue))
 
     def _give_back(self, count: int) -> None:
+        if self.link is not Link.UP:
+            return
         tasks = self.state.queue.take_last(count)
         for task in tasks:
             self.state.frames.pop(task.id, None)
         if tasks:
             capacity = 0 if self.state.draining is not None else self.capacity
-            self._actions.append(Tell(m.Returned(self.state.id, [task.id for task in tasks], capacity)))
+            self._tell(m.Returned(self.state.id, [task.id for task in tasks], capacity))
+
+    def _leave(self, reason: str) -> None:
+        """Nothing is left here, and nothing of it is unknown to the executor."""
+        if self.link is not Link.GREETING:
+            self._leaving = True
+            self._tell(m.Leaving(self.state.id, reason))
+            self._actions.append(Exit(reason))
 
     # -------------------------------------------------------------------------------------------------- each turn
 
@@ -498,18 +601,19 @@ class ManagerReactor:
         if state.queue.waiting:
             if state.draining is not None:
                 self._give_back(len(state.queue))
-            elif state.idle:
-                self._give_to_idle(now)
-            if state.queue.waiting and self._bundle_guess > 1:
-                self._give_ahead(now)
+            elif self._kept_bytes > RETAINED_BYTES:
+                pass  # what is acknowledged makes room
+            else:
+                if state.idle:
+                    self._give_to_idle(now)
+                if state.queue.waiting and self._bundle_guess > 1:
+                    self._give_ahead(now)
             if state.queue.waiting and state.stuck:
                 self._return_surplus()
         if self._ended:
             self._report(now)
-        if state.draining is not None and not self._leaving and not state.held:
-            self._leaving = True
-            self._tell(m.Leaving(state.id, state.draining), now)
-            self._actions.append(Exit(state.draining))
+        if state.draining is not None and not (self._leaving or state.held or self._kept):
+            self._leave(state.draining)
         actions = self._taken()
         if actions and any(isinstance(action, Tell) for action in actions):
             self._last_sent = now
@@ -553,7 +657,9 @@ class ManagerReactor:
                 Exit(f"the interchange was silent for {silence:.1f} s (heartbeat_threshold)", 1)
             )
         elif now - self._last_sent >= self._period:
-            self._tell(m.Heartbeat(), now)
+            self._last_sent = now
+            if self.link is Link.UP:
+                self._tell(m.Heartbeat())
 
     def _look_at(self, worker: WorkerRecord, moment: float) -> None:
         if worker.look_at == 0.0:
@@ -637,6 +743,7 @@ class ManagerReactor:
     def _report(self, now: float) -> None:
         state = self.state
         capacity = self.capacity
+        self._number += 1
         message = m.Results(
             state.id,
             capacity,
@@ -645,13 +752,20 @@ class ManagerReactor:
             self._workers,
             self._frame_counts,
             self._busy,
+            self._number,
+            state.draining is not None or self._kept_bytes > RETAINED_BYTES // 2,
         )
-        self._tell(message, now, [codec.encode(self._payloads), *self._frames])
+        frames = [codec.encode(self._payloads), *self._frames]
+        size = sum(frame_bytes(frame) for frame in frames) + _HEADER_BYTES * len(self._ended)
+        self._kept.append(Kept(message, frames, size))
+        self._kept_bytes += size
+        if self.link is Link.UP:
+            self._actions.append(Tell(message, frames))
         if self._cancelling:
             late = [task for task in self._ended if task in self._cancelling]
             if late:
                 self._cancelling.difference_update(late)
-                self._tell(m.Verdicts([], late), now)
+                self._tell(m.Verdicts([], late))
         self._ended = []
         self._outcomes = bytearray()
         self._workers = []
@@ -660,16 +774,19 @@ class ManagerReactor:
         self._frame_counts = {}
         self._busy = 0.0
 
-    def _tell(self, message: m.Message, now: float, frames: Sequence[Buffer] = ()) -> None:
-        self._last_sent = now
-        self._actions.append(Tell(message, frames))
+    def _tell(self, message: m.Message) -> None:
+        """Say this. While there is no connection, nothing needs to be said: the next hello tells how things are."""
+        if self.link is Link.UP:
+            self._actions.append(Tell(message))
+        elif self.link is Link.GREETING:
+            self._unsent.append(Tell(message))
 
     def _return_surplus(self) -> None:
         """Give back what would wait for long because tasks turned out to be: all beyond the capacity that is left."""
         if self._prefetch is None and self.state.draining is None:
-            capacity = self.capacity
-            if self.state.held > 2 * capacity:
-                self._give_back(self.state.held - capacity)
+            surplus = self.state.held - self.capacity
+            if surplus > 0:
+                self._give_back(surplus)
 
 
 def describe_status(status: int) -> str:

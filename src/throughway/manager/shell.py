@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import resource
 import selectors
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from throughway.errors import ProtocolError
+from throughway.errors import ProtocolError, TransportError
 from throughway.logs import open_log
 from throughway.manager.accelerators import AcceleratorPool
 from throughway.manager.actions import (
@@ -30,8 +31,10 @@ from throughway.manager.actions import (
     Tell,
 )
 from throughway.manager.affinity import affinity_plan
+from throughway.manager.connections import connections
+from throughway.manager.deadline import seconds_to_drain
 from throughway.manager.environment import worker_environment
-from throughway.manager.reactor import ManagerReactor
+from throughway.manager.reactor import Link, ManagerReactor
 from throughway.manager.sizing import cores_available, memory_available, worker_count
 from throughway.manager.state import ManagerState
 from throughway.manager.supervision import WorkerProcess, ZygoteClient
@@ -41,15 +44,17 @@ from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
 from throughway.protocol.configuration import ManagerConfig
 from throughway.protocol.identifiers import new_manager_id
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
-from throughway.transport.interface import Arrival, Closed, Opened, Wire
+from throughway.transport.interface import Arrival, Closed, Opened
 from throughway.transport.poller import Poller
-from throughway.transport.unix import UnixWire
 
 DEATH_SECONDS = 1.0
 """How long killed workers may take to be gone, where there is no zygote to say so."""
 
 FAREWELL_SECONDS = 1.0
 """How long the last messages may be kept from leaving: as long as they move, they are waited for."""
+
+RECONNECT_SECONDS = 0.2
+"""After a connection to another machine was lost, how long to wait before the next."""
 
 _BELL_BYTES = 1 << 16
 _KILLED = int(signal.SIGKILL)
@@ -93,8 +98,12 @@ class ManagerShell:
         self._bell, self._bell_writer = os.pipe()
         os.set_blocking(self._bell, False)
         self._exit: Exit | None = None
-        self._welcomed = False
         now = time.monotonic()
+        drain_in = seconds_to_drain(
+            os.environ, time.time(), walltime=config.walltime, drain_period=config.drain_period
+        )
+        self._drain_at = None if drain_in is None else now + drain_in
+        self._terminations = 0
         self._reactor = ManagerReactor(
             ManagerState(str(self._id), self._host, config.block, str(self._folder), self.slots),
             now=now,
@@ -102,30 +111,12 @@ class ManagerShell:
             max_tasks_per_child=config.worker.max_tasks_per_child,
             heartbeat_period=config.heartbeat_period,
             heartbeat_threshold=config.heartbeat_threshold,
-            drain_at=None if config.drain_period is None else now + config.drain_period,
+            drain_at=self._drain_at,
         )
-        self._wire = self._connect()
+        self._connections = connections(config, logger)
+        self._wire = self._connections()
+        self._reconnect_at = math.inf
         self._peer = 0
-
-    def _connect(self) -> Wire:
-        config = self._config
-        if config.socket is not None:
-            return UnixWire.connect(config.socket, max_message_bytes=config.max_message_bytes)
-        # Imported here: a manager beside its interchange has no need of ZeroMQ and of its time to load.
-        from throughway.manager.addresses import probe, tcp_url
-        from throughway.transport.curve import load_manager_keys
-        from throughway.transport.zeromq import ZmqConnector
-
-        assert config.port is not None
-        keys = None if config.certificates is None else load_manager_keys(config.certificates)
-        address = probe(config.addresses, config.port, config.address_probe_timeout)[0]
-        self._log.info("the interchange answers at %s port %d", address, config.port)
-        return ZmqConnector(
-            tcp_url(address, config.port),
-            keys=None if keys is None else keys.own,
-            listener_key=None if keys is None else keys.interchange,
-            max_message_bytes=config.max_message_bytes,
-        )
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -139,6 +130,7 @@ class ManagerShell:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         # What it asks for is done between two events, when its number arrives over the socket: see `_on_signals`.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         read = selectors.EVENT_READ
         self._selector.register(reader, read, lambda mask: self._on_signals(reader.recv(64)))
@@ -150,11 +142,12 @@ class ManagerShell:
         monotonic = time.monotonic
         try:
             while self._exit is None:
-                timeout = (
-                    0.0 if self._wire.pending() else max(0.0, self._reactor.next_deadline() - monotonic())
-                )
+                moment = min(self._reactor.next_deadline(), self._reconnect_at)
+                timeout = 0.0 if self._wire.pending() else max(0.0, moment - monotonic())
                 wait(timeout)
                 now = monotonic()
+                if now >= self._reconnect_at:
+                    self._connect_again()
                 for event in self._wire.receive():
                     self._on_event(event, now)
                 actions = self._reactor.turn(now)
@@ -188,10 +181,21 @@ class ManagerShell:
             cores=self._cores,
             memory=self._memory,
             started=time.time(),
-            ends_in=config.drain_period,
+            ends_in=None if self._drain_at is None else max(0.0, self._drain_at - time.monotonic()),
             log=str(self._folder),
         )
-        self._wire.send(self._peer, [codec.encode(hello)])
+        self._wire.send(self._peer, [codec.encode(self._reactor.hello(hello))])
+
+    def _connect_again(self) -> None:
+        """The connection was lost: make another. On one machine nobody may be left to connect to."""
+        self._reconnect_at = math.inf
+        self._wire.close()
+        try:
+            self._wire = self._connections()
+        except TransportError as error:
+            self._exit = self._exit or Exit(f"the interchange is gone: {error}", 1)
+            return
+        self._wire.register(self._selector)
 
     def _farewell(self) -> None:
         left = self._wire.backlog(self._peer)
@@ -210,8 +214,11 @@ class ManagerShell:
         os.close(self._bell_writer)
 
     def _on_signals(self, numbers: bytes) -> None:
+        if signal.SIGUSR1 in numbers:
+            self._reactor.drain("SIGUSR1: the walltime of its block is nearly over")
         for _ in range(numbers.count(signal.SIGTERM)):
-            if self._reactor.state.draining is not None:
+            self._terminations += 1
+            if self._terminations > 1:
                 self._exit = Exit("SIGTERM, again")
             self._reactor.drain("SIGTERM")
 
@@ -221,13 +228,13 @@ class ManagerShell:
         match event:
             case Arrival(frames=frames):
                 try:
-                    if self._welcomed:
+                    if self._reactor.link is Link.UP:
                         said = codec.decode_to_manager(frames[0])
                         if self._config.debug:
                             self._note("from the interchange", said)
                         self._reactor.interchange_said(said, frames[1:], now)
                     else:
-                        self._on_greeting(codec.decode_greeting(frames[0]))
+                        self._on_greeting(codec.decode_greeting(frames[0]), now)
                 except ProtocolError as error:
                     self._log.warning("dropped a message of the interchange: %s", error)
             case Opened(peer=peer):
@@ -235,12 +242,16 @@ class ManagerShell:
                 self._greet()
             case Closed(reason=reason):
                 self._reactor.interchange_left(reason)
+                # On one machine, whether anybody still listens is known at once.
+                pause = 0.0 if self._config.socket is not None else RECONNECT_SECONDS
+                self._reconnect_at = now + pause
 
-    def _on_greeting(self, greeting: m.Welcome | m.Refused) -> None:
+    def _on_greeting(self, greeting: m.Welcome | m.Refused, now: float) -> None:
         if isinstance(greeting, m.Refused):
-            self._exit = Exit(f"refused by the interchange: {greeting.reason}", 1)
+            reason = f"refused by the interchange: {greeting.reason}"
+            self._exit = self._exit or Exit(reason, 1, again=greeting.again)
         else:
-            self._welcomed = True
+            self._reactor.welcomed(greeting, now)
             self._log.info("registered with the interchange")
 
     def _on_bell(self, mask: int) -> None:
@@ -410,6 +421,9 @@ def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
     """Run a manager as this process; returns the exit status."""
     from setproctitle import setproctitle
 
+    # A batch system may send this warning to every process of a job. Only the manager knows what to do about it; what
+    # it starts inherits that it is ignored.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logger = open_log(Path(config.folder) / f"manager-{os.getpid()}.log", "manager", debug=config.debug)
     try:
         shell = ManagerShell(config, fork, logger)
@@ -420,6 +434,9 @@ def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
         logger.exception("the manager failed")
         raise
     logger.log(logging.ERROR if end.status else logging.INFO, "manager ends: %s", end.reason)
+    if end.again:
+        logger.info("the manager starts over")
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "throughway.manager", *sys.argv[1:]])
     if end.status:
         # The job's output is where the executor looks when a block has failed.
         sys.stdout.write(f"throughway manager: {end.reason}\n")

@@ -27,8 +27,10 @@ class InterchangeConfig(msgspec.Struct, forbid_unknown_fields=True):
     """where its log goes"""
     python: str
     """the executor's Python version: managers must have the same minor version"""
-    executor_descriptor: int
+    executor_descriptor: int = -1
     """inherited end of the socket pair to the executor"""
+    notes_descriptor: int | None = None
+    """inherited memory for notes of assignments (`transport.assignments`); None for none"""
     local_descriptor: int | None = None
     """inherited listening Unix socket for managers and observers of this machine"""
     address: str | None = None
@@ -82,6 +84,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True):
     heartbeat_period: float = 30.0
     heartbeat_threshold: float = 120.0
     drain_period: float | None = None
+    walltime: float | None = None
+    """after which the block ends, where its environment does not say when"""
     max_message_bytes: int = 1 << 40
     worker: WorkerConfig = WorkerConfig()
     debug: bool = False

@@ -91,6 +91,8 @@ class Submit(msgspec.Struct, array_like=True, tag=1):
     tasks: list[Task]
     functions: list[Function] = []
     forget: list[int] = []
+    received: dict[str, int] = {}
+    """manager id → the number of its last `Results` that the executor has; for managers of which that is news"""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=2):
@@ -112,6 +114,33 @@ class Shutdown(msgspec.Struct, array_like=True, tag=5):
     """End: the interchange passes it on to all managers, which end their workers, and all exit."""
 
     reason: str = ""
+
+
+class Expected(msgspec.Struct, array_like=True):
+    """A manager that a former interchange had: ``tasks`` may be with it, ``received`` is the number of its last
+    `Results` that the executor has."""
+
+    manager: str
+    host: str
+    block: str
+    tasks: list[int]
+    received: int = 0
+    held: bool = False
+
+
+class Restore(msgspec.Struct, array_like=True, tag=23):
+    """The executor's first message to an interchange: whether there was another before it (``again``), which managers
+    that one had, and which were given up lately."""
+
+    again: bool = False
+    managers: list[Expected] = []
+    lost: list[str] = []
+
+
+class Acknowledge(msgspec.Struct, array_like=True, tag=24):
+    """Results that the executor has: ``received`` is as in `Submit`."""
+
+    received: dict[str, int]
 
 
 # ------------------------------------------------------------------------------------------ manager → interchange
@@ -137,6 +166,16 @@ class ManagerHello(msgspec.Struct, tag="manager"):
     ends_in: float | None = None
     """seconds until it drains by itself, None for never"""
     log: str = ""
+    again: bool = False
+    """whether it was registered before, under this id"""
+    held: list[int] = []
+    """tasks that it has: waiting, running, or about to"""
+    ended: list[tuple[int, list[int]]] = []
+    """the `Results` that it keeps, as the executor has not acknowledged them: number, and tasks"""
+    functions: list[int] = []
+    """functions that it knows"""
+    draining: str | None = None
+    """why it takes nothing new"""
 
 
 class Results(msgspec.Struct, array_like=True, tag=6):
@@ -144,6 +183,9 @@ class Results(msgspec.Struct, array_like=True, tag=6):
 
     ``frames`` maps an index into ``tasks`` to its number of large frames, where there are any. ``capacity`` is how
     many tasks the manager is ready to hold from now on, queued and running. ``busy`` are seconds of running time.
+
+    The manager keeps the message until it hears that the executor has it: ``number`` counts these messages of a manager
+    from 1. With ``waiting`` it cannot go on, or cannot leave, before it hears so.
     """
 
     manager: str
@@ -153,6 +195,8 @@ class Results(msgspec.Struct, array_like=True, tag=6):
     workers: list[int]
     frames: dict[int, int] = {}
     busy: float = 0.0
+    number: int = 0
+    waiting: bool = False
 
 
 class Started(msgspec.Struct, array_like=True, tag=7):
@@ -171,7 +215,10 @@ class Verdicts(msgspec.Struct, array_like=True, tag=8):
 
 
 class Returned(msgspec.Struct, array_like=True, tag=9):
-    """Tasks that a manager gives back unstarted, because they would wait for long with it."""
+    """Tasks that a manager gives back unstarted, because they would wait for long with it.
+
+    To the executor: tasks that never reached the manager, and of which this interchange knows no more than the number.
+    """
 
     manager: str
     tasks: list[int]
@@ -193,7 +240,15 @@ class Leaving(msgspec.Struct, array_like=True, tag=11):
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag=12):
-    """Fills silence, in either direction."""
+    """Fills silence, in either direction. The executor's is answered by one at once."""
+
+
+class ManagerDied(msgspec.Struct, tag="obituary"):
+    """A first message instead of a hello: a manager's zygote tells that the manager's process is gone."""
+
+    protocol: int
+    manager: str
+    reason: str
 
 
 class Broken(msgspec.Struct, array_like=True, tag=14):
@@ -213,20 +268,33 @@ class Welcome(msgspec.Struct, tag="welcome"):
     protocol: int
     heartbeat_period: float
     heartbeat_threshold: float
+    received: int = 0
+    """the number of its last `Results` that the executor is known to have: it keeps those after it"""
+    seen: int = 0
+    """the number of its last `Results` that came here: it sends those after it again"""
 
 
 class Refused(msgspec.Struct, tag="refused"):
     """The manager is not welcome, and why. Map-encoded, as the hello."""
 
     reason: str
+    again: bool = False
+    """whether it is welcome under a new id: it was given up, and what it has is settled"""
 
 
 class Assign(msgspec.Struct, array_like=True, tag=15):
-    """Tasks to run; as `Submit`."""
+    """Tasks to run; as `Submit`. ``received`` is the number of the manager's last `Results` that the executor has."""
 
     tasks: list[Task]
     functions: list[Function] = []
     forget: list[int] = []
+    received: int = 0
+
+
+class Acknowledged(msgspec.Struct, array_like=True, tag=25):
+    """The executor has this manager's `Results` up to this number."""
+
+    received: int
 
 
 class Drain(msgspec.Struct, array_like=True, tag=16):
@@ -275,6 +343,10 @@ class Lost(msgspec.Struct, array_like=True, tag=21):
     tasks: list[int]
 
 
+class Stranded(msgspec.Struct, array_like=True, tag=30):
+    """Workers are idle and tasks wait, whose walltimes are longer than what any of those managers has left."""
+
+
 class Listening(msgspec.Struct, array_like=True, tag=3):
     """The interchange's first message: it is up, and managers of other machines reach it at this port."""
 
@@ -298,13 +370,13 @@ class ObserverHello(msgspec.Struct, tag="observer"):
     protocol: int
 
 
-FromExecutor: TypeAlias = Submit | Cancel | Ask | Shutdown
+FromExecutor: TypeAlias = Restore | Submit | Cancel | Ask | Shutdown | Acknowledge | Heartbeat
 FromManager: TypeAlias = (
     Results | Started | Verdicts | Returned | Draining | Leaving | Heartbeat | Broken | Answer
 )
-Hello: TypeAlias = ManagerHello | ObserverHello
+Hello: TypeAlias = ManagerHello | ObserverHello | ManagerDied
 Greeting: TypeAlias = Welcome | Refused
-ToManager: TypeAlias = Assign | Cancel | Drain | Heartbeat | Ask | Shutdown
+ToManager: TypeAlias = Assign | Acknowledged | Cancel | Drain | Heartbeat | Ask | Shutdown
 ToExecutor: TypeAlias = (
     Results
     | Started
@@ -314,7 +386,10 @@ ToExecutor: TypeAlias = (
     | ManagerRefused
     | Lost
     | Broken
+    | Stranded
     | Listening
+    | Returned
+    | Heartbeat
     | Answer
 )
 Message: TypeAlias = FromExecutor | FromManager | Hello | Greeting | ToManager | ToExecutor

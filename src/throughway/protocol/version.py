@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 def python_version() -> str:

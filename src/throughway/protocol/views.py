@@ -28,6 +28,8 @@ class ManagerView(msgspec.Struct, omit_defaults=True):
     tasks_done: int = 0
     busy_seconds: float = 0.0
     log: str = ""
+    absent: bool = False
+    """it has no connection, and has some time left to come back"""
 
 
 class StatusView(msgspec.Struct, omit_defaults=True):
@@ -50,6 +52,8 @@ class StatusView(msgspec.Struct, omit_defaults=True):
     lost_managers: int = 0
     malformed_messages: int = 0
     managers_held: int = 0
+    late_results: int = 0
+    """results of managers that had been given up: discarded"""
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):
@@ -76,3 +80,31 @@ class RunView(msgspec.Struct, omit_defaults=True):
 
     status: StatusView
     managers: list[ManagerView] = []
+
+
+class BlockLoad(msgspec.Struct, omit_defaults=True):
+    """What the managers of one block have to do at this moment."""
+
+    block: str
+    managers: int
+    workers: int
+    tasks: int
+    idle_seconds: float = 0.0
+    """since the last of them had a task; 0 while one has"""
+    seconds_left: float | None = None
+    """until the first of them drains by itself"""
+
+
+class LoadView(msgspec.Struct, omit_defaults=True):
+    """All blocks that have managers, and tasks that none of these has the time for."""
+
+    blocks: list[BlockLoad]
+    stranded: int = 0
+
+
+class DrainView(msgspec.Struct, omit_defaults=True):
+    """What became of the wish to drain a block: ``accepted`` unless it was to be idle and is not."""
+
+    accepted: bool
+    managers: int = 0
+    tasks: int = 0
