@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from throughway.protocol.views import BlockLoad, DrainView, LoadView
-from throughway.providers.interface import JobId, JobSpec, JobState, JobStatus, NamedJob, ProviderRecord, SubmitFailure
+from throughway.providers.interface import (
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    NamedJob,
+    ProviderRecord,
+    SubmitFailure,
+)
 
 
 class FakeClock:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from throughway.blocks.controller import (
@@ -25,6 +26,7 @@ from throughway.blocks.policy import BlockPolicy
 from throughway.blocks.record import read_blocks
 from throughway.blocks.state import BlockView
 from throughway.errors import ConfigurationError, ExecutorFailed
+from throughway.protocol.views import BlockLoad, LoadView
 from throughway.providers import JobState, JobStatus, LocalProvider, SubmitFailure
 
 from .fakes import FakeClock, FakeInterchange, FakeProvider
@@ -489,6 +491,312 @@ def test_stop_without_a_start() -> None:
     assert rig.provider.specs == []
     with pytest.raises(RuntimeError, match="started or stopped before"):
         rig.controller.start()
+
+
+# ------------------------------------------------------------------------------------------- following the load
+
+
+def load(block: str, tasks: int, idle: float = 0.0) -> BlockLoad:
+    return BlockLoad(block, 1, 4, tasks, idle)
+
+
+def test_no_block_before_the_first_task_and_one_at_once_then() -> None:
+    rig = Rig(strategy="simple", init_blocks=0)
+    assert rig.settle() == math.inf
+    assert rig.provider.specs == []
+    assert rig.notices[-1] == 1
+    rig.tasks = 1
+    rig.controller.demand()
+    rig.settle()
+    assert rig.provider.batches == [1]
+
+
+def test_tasks_that_came_while_it_planned_are_noticed() -> None:
+    rig = Rig(strategy="simple", init_blocks=0)
+    rig.controller._notice = lambda count: setattr(rig, "tasks", 1)
+    rig.settle()
+    assert rig.provider.batches == [1]
+
+
+def test_it_learns_how_many_workers_a_node_has() -> None:
+    rig = Rig(strategy="simple", init_blocks=0)
+    rig.tasks = 30
+    rig.run(0)
+    rig.controller._ledger.workers_per_node = 1.0
+    assert rig.provider.batches == [10], "of two nodes with one worker each, as far as it can know"
+    rig = Rig(strategy="simple", init_blocks=1)
+    rig.run(1)
+    rig.controller.manager_joined("0", "m0", "h0", 8)
+    rig.controller.manager_joined("0", "m1", "h1", 8)
+    rig.tasks = 17
+    rig.run(1)
+    assert rig.provider.batches == [1, 1]
+    assert rig.notices[-1] == 33
+
+
+def test_a_block_that_was_idle_for_long_is_drained_and_then_its_job_cancelled() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=2)
+    rig.run(1)
+    for block in "01":
+        rig.controller.manager_joined(block, f"m{block}", f"h{block}", 4)
+    rig.tasks = 1
+    rig.interchange.loads = {"0": load("0", 0, 125.0), "1": load("1", 1)}
+    rig.run(119)
+    assert ("drain_idle_block", "0") not in rig.interchange.asked
+    rig.run(2)
+    assert ("drain_idle_block", "0") in rig.interchange.asked
+    assert rig.block("0").draining
+    assert rig.provider.cancels == []
+    rig.controller.manager_left("0", "its block is scaled in", False, "m0")
+    rig.run(1)
+    assert rig.provider.cancels == [(["j0"], False)]
+    rig.run(10)
+    assert rig.states() == [JobState.SCALED_IN, RUNNING]
+    assert rig.interchange.asked.count(("blocks", "")) == 1
+    assert rig.errors == []
+
+
+def test_a_block_that_got_a_task_meanwhile_stays() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=1)
+    rig.run(1)
+    rig.controller.manager_joined("0", "m0", "h0", 4)
+    rig.interchange.loads = {"0": load("0", 0, 125.0)}
+    rig.interchange.patient = True
+    rig.run(120)
+    rig.interchange.reply()
+    rig.run(1)
+    rig.interchange.loads = {"0": load("0", 1)}
+    rig.interchange.reply()
+    rig.run(1)
+    assert not rig.block("0").draining
+    assert rig.provider.cancels == []
+
+
+def test_an_interchange_that_cannot_answer_changes_nothing() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=1)
+    rig.interchange.dead = True
+    rig.run(1)
+    rig.controller.manager_joined("0", "m0", "h0", 4)
+    rig.run(3600)
+    assert not rig.block("0").draining
+    assert rig.interchange.asked.count(("blocks", "")) <= 3600 / 120 + 1
+
+
+def test_never_above_max_blocks_while_others_leave() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=2, max_blocks=2)
+    rig.provider.obedient = False
+    rig.run(1)
+    for block in "01":
+        rig.controller.manager_joined(block, f"m{block}", f"h{block}", 4)
+    rig.interchange.loads = {"0": load("0", 0, 200.0), "1": load("1", 0, 200.0)}
+    rig.run(125)
+    assert [block.draining for block in rig.controller.blocks()] == [True, True]
+    rig.tasks = 1000
+    rig.controller.demand()
+    for block in "01":
+        rig.controller.manager_left(block, "its block is scaled in", False, f"m{block}")
+    rig.run(5)
+    assert len(rig.provider.running()) == 2
+    assert rig.provider.batches == [2]
+    rig.provider.end("j0", CANCELLED, 143)
+    rig.run(5)
+    assert rig.provider.batches == [2, 1]
+    assert rig.provider.cancels[0] == (["j0", "j1"], False)
+
+
+def test_a_job_that_does_not_end_is_cancelled_by_force() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=1)
+    rig.provider.obedient = False
+    rig.run(1)
+    rig.controller.manager_joined("0", "m0", "h0", 4)
+    rig.interchange.loads = {"0": load("0", 0, 200.0)}
+    rig.run(125)
+    rig.controller.manager_left("0", "its block is scaled in", False, "m0")
+    rig.run(30)
+    assert rig.provider.cancels == [(["j0"], False), (["j0"], True)]
+    assert rig.states() == [JobState.SCALED_IN]
+
+
+def test_tasks_for_which_no_block_has_the_time() -> None:
+    rig = Rig(strategy="htex_auto_scale", init_blocks=1)
+    rig.run(1)
+    assert ("tell_stranded", "") in rig.interchange.asked
+    for manager in ("m0", "m1"):
+        rig.controller.manager_joined("0", manager, "h0", 4)
+    rig.tasks = 2
+    rig.run(10)
+    rig.interchange.loads = {"0": load("0", 0)}
+    rig.interchange.stranded = 2
+    rig.controller.stranded()
+    rig.run(2)
+    assert rig.provider.batches == [1, 1], "a fresh block may have"
+    rig.run(1)
+    rig.controller.manager_joined("1", "m2", "h1", 4)
+    rig.run(600)
+    assert rig.provider.batches == [1, 1], "it has not either: others would not help"
+
+
+def test_a_users_strategy(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[View] = []
+
+    def nine_to_five(view: View, policy: BlockPolicy, now: float) -> Wish:
+        seen.append(view)
+        return Wish(start=2 - len(view.active), wake_at=now + 3600)
+
+    rig = Rig(strategy=nine_to_five)
+    rig.tasks = 7
+    rig.run(1)
+    assert rig.provider.batches == [2]
+    assert seen[-1].tasks == 7
+    assert isinstance(seen[-1].blocks[0], BlockSight)
+
+    def broken(view: View, policy: BlockPolicy, now: float) -> Wish:
+        raise KeyError("calendar")
+
+    rig = Rig(strategy=broken)
+    rig.run(1)
+    assert "strategy" in str(rig.errors[0])
+    assert "KeyError('calendar')" in str(rig.errors[0])
+
+
+# ------------------------------------------------------------------------------------------------------- by hand
+
+
+def test_scale_out() -> None:
+    rig = Rig(max_blocks=3)
+    rig.settle()
+    assert rig.controller.scale_out(2) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"3 live, and max_blocks=3"):
+        rig.controller.scale_out(1)
+    rig.settle()
+    assert rig.provider.batches == [1, 2]
+    rig.run(3)
+    rig.provider.end("j1", FAILED, 1)
+    rig.run(3)
+    assert rig.provider.batches == [1, 2, 1], "what was added by hand is kept as the others are"
+    assert rig.controller.scale_out(0) == []
+    with pytest.raises(ValueError, match="no number of blocks"):
+        rig.controller.scale_out(-1)
+    rig.controller.begin_stop(1)
+    with pytest.raises(RuntimeError, match="ends"):
+        rig.controller.scale_out(1)
+
+
+def test_scale_in_by_number_takes_those_first_that_have_not_begun() -> None:
+    rig = Rig(init_blocks=4)
+    rig.settle()
+    for block in "023":
+        rig.controller.manager_joined(block, f"m{block}", "h", 2)
+    rig.controller.loads(
+        msgspec.msgpack.encode(LoadView([load("0", 3), load("2", 0, 5.0), load("3", 0, 9.0)]))
+    )
+    assert rig.controller.scale_in(2) == ["1", "3"]
+    rig.settle()
+    assert ("drain_block", "3") in rig.interchange.asked
+    rig.run(1)
+    assert rig.provider.cancels == [(["j1"], False)]
+    rig.controller.manager_left("3", "drained", False, "m3")
+    rig.run(6)
+    assert rig.states() == [RUNNING, JobState.SCALED_IN, RUNNING, JobState.SCALED_IN]
+    assert rig.provider.batches == [4], "they are not replaced"
+
+
+def test_scale_in_by_id_and_by_force() -> None:
+    rig = Rig(init_blocks=2)
+    rig.settle()
+    for block in "01":
+        rig.controller.manager_joined(block, f"m{block}", "h", 2)
+    rig.interchange.loads = {"1": load("1", 2)}
+    assert rig.controller.scale_in(["1"]) == ["1"]
+    rig.run(20)
+    assert rig.provider.cancels == [], "tasks are running there"
+    assert rig.controller.scale_in(["1"]) == []
+    assert rig.controller.scale_in(["1", "1"], force=True) == ["1"]
+    rig.run(1)
+    assert rig.provider.cancels == [(["j1"], True)]
+    rig.controller.manager_left("1", "connection closed", True, "m1")
+    rig.run(1)
+    assert rig.states() == [RUNNING, JobState.SCALED_IN]
+    with pytest.raises(ValueError, match=r"no live blocks \['1', 'x'\].*ids of 0"):
+        rig.controller.scale_in(["1", "x"])
+    with pytest.raises(TypeError, match="neither a number"):
+        rig.controller.scale_in("0")
+    with pytest.raises(ValueError, match="no number of blocks"):
+        rig.controller.scale_in(-1)
+
+
+def test_another_interchange_is_told_what_the_former_knew() -> None:
+    rig = Rig(init_blocks=2, strategy="simple")
+    rig.settle()
+    rig.controller.manager_joined("0", "m0", "h", 2)
+    rig.controller.scale_in(["0"])
+    rig.settle()
+    rig.interchange.asked.clear()
+    rig.controller.manager_joined("0", "m0", "h", 2)
+    rig.controller.interchange_restarted()
+    rig.settle()
+    assert rig.interchange.asked == [("tell_stranded", ""), ("drain_block", "0")]
+    assert rig.block("0").managers == 1, "a manager that is back was not another one"
+
+
+# -------------------------------------------------------------------------------------------------- bad hosts
+
+
+def test_a_host_where_managers_keep_dying_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(handler=False, init_blocks=2, local=False)
+    rig.settle()
+    rig.controller.manager_joined("1", "good", "n1", 4)
+    rig.run(60)
+    for number in range(3):
+        rig.controller.manager_joined("0", f"m{number}", "n0", 4)
+        rig.run(20)
+        rig.controller.manager_left("0", f"connection ended ({number})", True, f"m{number}")
+    with caplog.at_level(logging.WARNING):
+        rig.settle()
+    assert list(rig.controller.left_out()) == ["n0"]
+    assert "3 managers in a row" in rig.controller.left_out()["n0"]
+    assert ("refuse_host", "n0") in rig.interchange.asked
+    rig.run(600)
+    assert rig.provider.specs[-1].exclude == ["n0"]
+    rig.interchange.asked.clear()
+    rig.controller.interchange_restarted()
+    rig.settle()
+    assert ("refuse_host", "n0") in rig.interchange.asked
+
+
+# ------------------------------------------------------------------------------------------------------ the record
+
+
+def test_the_record_of_the_blocks(tmp_path: Path) -> None:
+    rig = Rig(record=str(tmp_path), init_blocks=2, strategy="simple")
+    rig.run(1)
+    rig.controller.manager_joined("1", "m1", "n1", 4)
+    rig.run(1)
+    record = read_blocks(tmp_path)
+    assert record is not None
+    assert (record.provider, record.trouble) == ("fake", "")
+    assert "simple, 0 to 10 blocks of 2 nodes" in record.wants
+    assert [(block.id, block.job_id, block.state, block.managers) for block in record.blocks] == [
+        ("0", "j0", "running", 0),
+        ("1", "j1", "running", 1),
+    ]
+    assert abs(record.blocks[0].submitted - time.time()) < 10
+    assert (tmp_path / "blocks.json").stat().st_mode & 0o777 == 0o600
+    rig.controller.begin_stop(1)
+    rig.run(1)
+    record = read_blocks(tmp_path)
+    assert record is not None
+    assert [block.state for block in record.blocks] == ["cancelled"] * 2
+
+
+def test_a_record_that_cannot_be_written_or_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(record=str(tmp_path / "gone"))
+    rig.run(1)
+    assert "the record of the blocks cannot be written" in caplog.text
+    assert len(rig.provider.running()) == 1
+    assert read_blocks(tmp_path) is None
+    (tmp_path / "blocks.json").write_text("{")
+    assert read_blocks(tmp_path) is None
 
 
 # ---------------------------------------------------------------------------------------- with its own thread

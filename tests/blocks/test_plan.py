@@ -10,9 +10,7 @@ from throughway.blocks.policy import BlockPolicy
 from throughway.blocks.strategies import STRATEGIES, none
 
 NEVER = -math.inf
-POLICY = BlockPolicy(
-    init_blocks=4, min_blocks=0, max_blocks=6, max_failures=3, spacing=1.0, longest_wait=8.0
-)
+POLICY = BlockPolicy(init_blocks=4, min_blocks=0, max_blocks=6, max_failures=3, spacing=1.0, longest_wait=8.0)
 
 
 def view(
@@ -181,8 +179,6 @@ def test_any_plan(
         assert not failures or (done.start == 1 and now >= failed + policy.wait(failures))
     if done.drain:
         # What is drained is not wanted again at the same load: nothing oscillates.
-        rest = tuple(
-            block._replace(leaving=block.leaving or block.id in done.drain) for block in seen.blocks
-        )
+        rest = tuple(block._replace(leaving=block.leaving or block.id in done.drain) for block in seen.blocks)
         again = plan(seen._replace(blocks=rest), policy._replace(max_blocks=100), now, STRATEGIES[name])
         assert again.start == 0

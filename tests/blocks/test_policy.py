@@ -30,7 +30,9 @@ def test_a_scheduler_is_asked_less_often_than_this_machine() -> None:
 
 
 def test_no_block_at_all_is_refused_unless_tasks_start_some() -> None:
-    with pytest.raises(ConfigurationError, match=r"init_blocks=0 and min_blocks=0.*strategy='simple'.*init_blocks=1"):
+    with pytest.raises(
+        ConfigurationError, match=r"init_blocks=0 and min_blocks=0.*strategy='simple'.*init_blocks=1"
+    ):
         policy_for(FakeProvider(init_blocks=0))
     assert policy_for(FakeProvider(init_blocks=0), follows=True).first == 0
 

@@ -6,15 +6,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from throughway.blocks.failure import QUOTED
 from throughway.blocks.plan import plan
 from throughway.blocks.policy import BlockPolicy
-from throughway.blocks.failure import QUOTED
 from throughway.blocks.state import REMEMBERED, Ledger
 from throughway.blocks.strategies import STRATEGIES
 from throughway.protocol.views import BlockLoad
 from throughway.providers.interface import JobId, JobState, JobStatus
 
-POLICY = BlockPolicy(init_blocks=2, min_blocks=2, max_blocks=3, spacing=1.0, longest_wait=8.0, short_life=10.0, linger=30.0)
+POLICY = BlockPolicy(
+    init_blocks=2, min_blocks=2, max_blocks=3, spacing=1.0, longest_wait=8.0, short_life=10.0, linger=30.0
+)
 
 
 class Story:

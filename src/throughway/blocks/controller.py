@@ -210,6 +210,8 @@ class BlockController:
         self._recorded = -1
         self._record_at = -math.inf
         self._watching = False
+        self._introduced = self._strategy is none
+        """whether the interchange knows what this controller wants to be told"""
 
     # ------------------------------------------------------------------------------------ from other threads
 
@@ -288,6 +290,10 @@ class BlockController:
             self._ledger.turned_away(block, reason)
             self._touch()
 
+    def loads(self, payload: bytes) -> None:
+        """What the interchange says its managers have to do (the answer to ``blocks``)."""
+        self._on_loads(payload)
+
     def demand(self) -> None:
         """There are more outstanding tasks than the last `notice` named."""
         with self._wake:
@@ -307,6 +313,7 @@ class BlockController:
                     self._drains.append((block.id, block.forced))
             self._refusals.extend(self._hosts.left_out)
             self._looking_since = -math.inf
+            self._introduced = False
             self._touch()
 
     def scale_out(self, count: int) -> list[str]:
@@ -459,6 +466,9 @@ class BlockController:
 
     def _act_by_hand(self) -> None:
         """What users asked for, and what follows from hosts that are left out."""
+        if not self._introduced:
+            self._introduced = True
+            self._ask("tell_stranded", "", lambda payload: None)
         while True:
             with self._lock:
                 opened = self._opened.popleft() if self._opened else None
@@ -497,7 +507,15 @@ class BlockController:
     def _on_loads(self, payload: bytes | None) -> None:
         with self._wake:
             loads = LoadView([]) if payload is None else msgspec.msgpack.decode(payload, type=LoadView)
+            hopeless = self._ledger.hopeless
             self._ledger.looked(loads.blocks, loads.stranded, self._clock())
+            if self._ledger.hopeless and not hopeless:
+                logger.warning(
+                    "executor %r: %d tasks wait whose walltime is longer than what even a fresh block has left: they "
+                    "never run; give the provider a longer walltime, or tasks a shorter one",
+                    self.label,
+                    loads.stranded,
+                )
             self._touch()
 
     def _drain(self, blocks: Iterable[tuple[str, bool]], topic: str) -> None:

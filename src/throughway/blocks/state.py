@@ -138,7 +138,11 @@ class Ledger:
         self.looked_at = -math.inf
         """when the interchange last told how idle the managers are"""
         self.stranded = 0
-        """tasks whose walltime no registered manager has left, as of then"""
+        """tasks whose walltime no registered manager has left, as of then, where a fresh one might"""
+        self.stranded_since = math.inf
+        """since when there are such tasks"""
+        self.hopeless = False
+        """whether a fresh block has not the time for them either"""
         self.workers_per_node = 1.0
         """as managers showed; until then, what their configuration lets expect"""
         self._by_job: dict[JobId, Block] = {}
@@ -246,7 +250,16 @@ class Ledger:
     def looked(self, loads: Sequence[BlockLoad], stranded: int, now: float) -> None:
         """The interchange has told what its managers have to do."""
         self.looked_at = now
-        self.stranded = stranded
+        if not stranded:
+            self.stranded_since = math.inf
+        elif self.stranded_since == math.inf:
+            self.stranded_since = now
+        # A block that began since then has its whole time to come, and it does not suffice: neither would another's.
+        self.hopeless = any(
+            block.joined_at is not None and block.joined_at > self.stranded_since
+            for block in self.live.values()
+        )
+        self.stranded = 0 if self.hopeless else stranded
         found = {load.block: load for load in loads}
         for block in self.live.values():
             load = found.get(block.id)

@@ -106,7 +106,7 @@ def _follow(view: View, policy: BlockPolicy, now: float, *, partial: bool) -> Wi
         since = block.idle_since if block.fresh else max(block.idle_since, latest)
         if block.fresh:
             due = (since if since < math.inf else now) + policy.max_idletime
-            ready = due <= now
+            ready = due <= now and not view.stranded
         else:
             due = (since if since < math.inf else view.looked_at) + policy.max_idletime
             ready = since < math.inf and due <= view.looked_at
