@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from throughway.transport.assignments import MIN_WORDS, AssignmentNotes, new_notes, read_notes
+from throughway.transport.assignments import MIN_WORDS, AssignmentNotes, new_notes, read_notes, write_notes
 
 
 @pytest.fixture
@@ -104,3 +104,21 @@ def test_a_writer_killed_at_any_moment_leaves_whole_notes(descriptor: int) -> No
     assert all(
         int(name.removeprefix("manager-")) == task // 3 * 3 % 7 for name, ids in found.items() for task in ids
     )
+
+
+def test_a_writer_goes_on_after_what_is_there(descriptor: int) -> None:
+    many = {f"manager-{number}": list(range(number * 1000, number * 1000 + 1000)) for number in range(100)}
+    write_notes(descriptor, many)
+    assert read_notes(descriptor) == many
+    notes = writer(descriptor, {})
+    assert read_notes(descriptor) == many, "to open it changes nothing"
+    notes.note("manager-1", [5])
+    notes.note("new", [2000])
+    notes.close()
+    many["manager-0"].remove(5)
+    many["manager-1"].append(5)
+    many["manager-2"].remove(2000)
+    found = read_notes(descriptor)
+    assert {name: sorted(tasks) for name, tasks in found.items()} == {
+        name: sorted(tasks) for name, tasks in {**many, "new": [2000]}.items()
+    }

@@ -8,12 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from throughway.protocol.configuration import InterchangeConfig, write_configuration
-from throughway.transport.assignments import new_notes, read_notes
+from throughway.transport.assignments import new_notes, read_notes, write_notes
 
 logger = logging.getLogger("throughway.executor")
 
@@ -42,10 +44,21 @@ class InterchangeProcess:
         """The process id of the one that was started last."""
         return self._process.pid if self._process is not None else 0
 
-    def start(self, port: int | None = None) -> socket.socket:
-        """Start one; ``port`` is what its predecessor listened at. Returns the executor's end of the wire to it."""
+    def start(
+        self, port: int | None = None, assigned: Mapping[str, Sequence[int]] = MappingProxyType({})
+    ) -> socket.socket:
+        """Start one.
+
+        Args:
+            port: what its predecessor listened at.
+            assigned: what that one had sent to which manager, noted once more: the new one may die before it does so.
+
+        Returns:
+            The executor's end of the wire to it.
+        """
         self._forget_notes()
         self._notes = new_notes()
+        write_notes(self._notes, assigned)
         ours, theirs = socket.socketpair()
         try:
             config = msgspec.structs.replace(

@@ -311,7 +311,8 @@ class ExecutorShell:
                     restore = self._reactor.interchange_left(self._process.assignments(), time.monotonic())
                 if restore is not None:
                     self._wire.close()
-                    self._attach(self._process.start(self.port), restore)
+                    assigned = {expected.manager: expected.tasks for expected in restore.managers}
+                    self._attach(self._process.start(self.port, assigned), restore)
         except OSError as error:
             obituary = f"{obituary}; another cannot be started: {error}"
             restore = None

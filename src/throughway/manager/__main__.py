@@ -7,7 +7,6 @@ import sys
 
 from throughway.errors import ThroughwayError
 from throughway.manager.shell import serve
-from throughway.protocol.configuration import ManagerConfig, read_configuration
 from throughway.worker.zygote import Zygote
 
 
@@ -21,7 +20,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m throughway.manager CONFIGURATION.json", file=sys.stderr)
         return 2
     try:
-        return serve(read_configuration(arguments[0], ManagerConfig), _run_zygote)
+        return serve(arguments[0], _run_zygote)
     except ThroughwayError as error:
         print(f"throughway manager: {error}", file=sys.stderr)
         return 1

@@ -35,7 +35,6 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
 from throughway.protocol.views import Explanation
-from throughway.transport.framing import frame_bytes
 from throughway.transport.records import Record
 
 LOOK_SECONDS = 0.005
@@ -756,7 +755,7 @@ class ManagerReactor:
             state.draining is not None or self._kept_bytes > RETAINED_BYTES // 2,
         )
         frames = [codec.encode(self._payloads), *self._frames]
-        size = sum(frame_bytes(frame) for frame in frames) + _HEADER_BYTES * len(self._ended)
+        size = sum(map(len, frames)) + _HEADER_BYTES * len(self._ended)
         self._kept.append(Kept(message, frames, size))
         self._kept_bytes += size
         if self.link is Link.UP:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from throughway.errors import ProtocolError, TransportError
 from throughway.logs import open_log
 from throughway.manager.accelerators import AcceleratorPool
@@ -41,7 +43,7 @@ from throughway.manager.supervision import WorkerProcess, ZygoteClient
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
-from throughway.protocol.configuration import ManagerConfig
+from throughway.protocol.configuration import ManagerConfig, read_configuration
 from throughway.protocol.identifiers import new_manager_id
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
 from throughway.transport.interface import Arrival, Closed, Opened
@@ -65,12 +67,17 @@ class ManagerShell:
 
     Args:
         config: its document.
+        document: the path of it.
         fork: runs a zygote over a socket; see `ZygoteClient`.
         logger: where it logs.
     """
 
     def __init__(
-        self, config: ManagerConfig, fork: Callable[[socket.socket], None], logger: logging.Logger
+        self,
+        config: ManagerConfig,
+        document: str,
+        fork: Callable[[socket.socket], None],
+        logger: logging.Logger,
     ) -> None:
         self._config = config
         self._log = logger
@@ -78,7 +85,12 @@ class ManagerShell:
         self._id = new_manager_id()
         self._folder = Path(config.folder) / str(self._id)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._zygote = ZygoteClient(config.worker, fork)
+        self._worker_config = config.worker
+        if config.socket is None:
+            # On one machine the end of the connection tells.
+            obituary = [sys.executable, "-P", "-m", "throughway.manager.obituary", document, str(self._id)]
+            self._worker_config = msgspec.structs.replace(config.worker, obituary=obituary)
+        self._zygote = ZygoteClient(self._worker_config, fork)
         self._cores = cores_available()
         self._memory = memory_available()
         self.slots = worker_count(
@@ -322,7 +334,7 @@ class ManagerShell:
         self._zygote.close()
         for process in self._processes.values():
             process.kill()
-        self._zygote = ZygoteClient(self._config.worker, None)
+        self._zygote = ZygoteClient(self._worker_config, None)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._on_zygote)
         deadline = time.monotonic() + DEATH_SECONDS
         for number, process in list(self._processes.items()):
@@ -417,16 +429,21 @@ def _raise_descriptor_limit(slots: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
-def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
-    """Run a manager as this process; returns the exit status."""
+def serve(document: str, fork: Callable[[socket.socket], None]) -> int:
+    """Run a manager as this process, with the document at this path; returns the exit status.
+
+    Raises:
+        ThroughwayError: the document cannot be read, or the interchange cannot be reached.
+    """
     from setproctitle import setproctitle
 
+    config = read_configuration(document, ManagerConfig)
     # A batch system may send this warning to every process of a job. Only the manager knows what to do about it; what
     # it starts inherits that it is ignored.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logger = open_log(Path(config.folder) / f"manager-{os.getpid()}.log", "manager", debug=config.debug)
     try:
-        shell = ManagerShell(config, fork, logger)
+        shell = ManagerShell(config, document, fork, logger)
         setproctitle(f"throughway: manager {shell._id} block {config.block}")
         logger.info("manager %s of run %s starts: process %d", shell._id, config.run, os.getpid())
         end = shell.run()
@@ -436,7 +453,7 @@ def serve(config: ManagerConfig, fork: Callable[[socket.socket], None]) -> int:
     logger.log(logging.ERROR if end.status else logging.INFO, "manager ends: %s", end.reason)
     if end.again:
         logger.info("the manager starts over")
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "throughway.manager", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "throughway.manager", document])
     if end.status:
         # The job's output is where the executor looks when a block has failed.
         sys.stdout.write(f"throughway manager: {end.reason}\n")

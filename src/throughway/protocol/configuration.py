@@ -58,6 +58,8 @@ class WorkerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """its packed arguments"""
     max_tasks_per_child: int | None = None
     max_payload_bytes: int | None = None
+    obituary: list[str] = []
+    """command that a zygote starts when its manager has died without ending it; empty for none"""
     debug: bool = False
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 MIN_WORDS = 1 << 15
 """Words of the first region."""
@@ -40,7 +40,7 @@ def new_notes() -> int:
 
 
 class AssignmentNotes:
-    """The writer's end.
+    """The writer's end. It goes on after what is there.
 
     Args:
         descriptor: what `new_notes` made; it is kept open and closed by `close`.
@@ -59,8 +59,11 @@ class AssignmentNotes:
         self._spare: tuple[int, int] | None = None
         self._size = 0
         self._remap()
-        self._open(_FIRST, MIN_WORDS)
-        self._words[0] = self._start
+        if self._words[0]:
+            self._continue()
+        else:
+            self._open(_FIRST, MIN_WORDS)
+            self._words[0] = self._start
 
     def note(self, manager: str, tasks: Sequence[int]) -> None:
         """These tasks are about to be sent to this manager; with an empty id, they are with none."""
@@ -123,6 +126,13 @@ class AssignmentNotes:
         self._words[start] = capacity
         self._words[start + 1] = 0
 
+    def _continue(self) -> None:
+        words = self._words
+        self._start = words[0]
+        self._capacity = words[self._start]
+        self._used = words[self._start + 1]
+        _, self._indexes = _replay(words)
+
     def _grow(self, words: int) -> None:
         os.ftruncate(self._descriptor, _WORD * (self._size + words))
         self._remap()
@@ -143,26 +153,43 @@ def read_notes(descriptor: int) -> dict[str, list[int]]:
     """What was noted: each manager's id, and the tasks that were last sent to it. Nothing may be writing any more."""
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as memory, memoryview(memory) as raw:
         words = array("Q", bytes(raw[: len(raw) - len(raw) % _WORD]))
-    start = words[0]
-    if not start:
+    if not words[0]:
         return {}  # it was killed before it wrote anything
+    where, indexes = _replay(words)
+    names = {index + 1: name for name, index in indexes.items()}
+    found: dict[str, list[int]] = {}
+    for task, head in where.items():
+        if head:
+            found.setdefault(names[head], []).append(task)
+    return found
+
+
+def write_notes(descriptor: int, assigned: Mapping[str, Sequence[int]]) -> None:
+    """Note all this for a start."""
+    noted: dict[str, Sequence[int]] = {}
+    notes = AssignmentNotes(os.dup(descriptor), lambda: list(noted.items()))
+    for manager, tasks in assigned.items():
+        notes.note(manager, tasks)
+        noted[manager] = tasks
+    notes.close()
+
+
+def _replay(words: memoryview[int] | array[int]) -> tuple[dict[int, int], dict[str, int]]:
+    """Each task's last head (a manager's index plus one, or 0), and the managers' indexes."""
+    start = words[0]
     at = start + _HEAD
     end = at + words[start + 1]
-    names: dict[int, str] = {}
+    indexes: dict[str, int] = {}
     where: dict[int, int] = {}
     while at < end:
         head, count = words[at], words[at + 1]
         at += 2
         if head & _NAME:
             length = -(-count // _WORD)
-            names[head & ~_NAME] = words[at : at + length].tobytes()[:count].decode()
+            indexes[words[at : at + length].tobytes()[:count].decode()] = head & ~_NAME
             at += length
         else:
             for task in words[at : at + count]:
                 where[task] = head
             at += count
-    found: dict[str, list[int]] = {}
-    for task, head in where.items():
-        if head:
-            found.setdefault(names[head - 1], []).append(task)
-    return found
+    return where, indexes

@@ -42,6 +42,7 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._config = WorkerConfig()
+        self._parent = os.getppid()
         self._setup = bytearray()
         self._unsent: deque[bytes] = deque()
         self._workers: dict[int, int] = {}
@@ -80,6 +81,14 @@ class Zygote:
                     return
         finally:
             self._kill_all(wake_reader)
+            self._report_death()
+
+    def _report_death(self) -> None:
+        """Where the manager died and did not just end, have somebody tell so: nothing else on this node knows."""
+        command = self._config.obituary
+        if command and os.getppid() != self._parent:
+            # In a session of its own: what is left of the manager's may be swept away at any moment.
+            os.posix_spawn(command[0], command, os.environ, setsid=True)
 
     def _serve(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)

@@ -1,0 +1,64 @@
+"""``python -m throughway.manager.obituary CONFIGURATION MANAGER``: tells the interchange that a manager has died.
+
+Started by the manager's zygote, which sees at once what the interchange, on another machine, would only conclude from
+silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from throughway.errors import ThroughwayError
+from throughway.manager.connections import connections
+from throughway.protocol import codec
+from throughway.protocol import messages as m
+from throughway.protocol.configuration import ManagerConfig, read_configuration
+from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.transport.interface import Closed, Opened, Wire
+from throughway.transport.poller import Poller
+
+SECONDS = 30.0
+"""How long to try. After that the manager's silence says the same."""
+
+
+def tell(wire: Wire, manager: str, seconds: float) -> bool:
+    """Say over a wire that a manager is dead; whether it was heard, as the interchange shows by hanging up."""
+    poller = Poller()
+    wire.register(poller)
+    deadline = time.monotonic() + seconds
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            poller.wait(0.0 if wire.pending() else left)
+            for event in wire.receive():
+                if isinstance(event, Opened):
+                    reason = "its process died, as the zygote on its node tells"
+                    wire.send(event.peer, [codec.encode(m.ManagerDied(PROTOCOL_VERSION, manager, reason))])
+                elif isinstance(event, Closed):
+                    return True
+        return False
+    finally:
+        wire.close()
+        poller.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Tell it, for the manager and by the document that are named."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m throughway.manager.obituary CONFIGURATION.json MANAGER\n")
+        return 2
+    document, manager = arguments
+    try:
+        connect = connections(
+            read_configuration(document, ManagerConfig), logging.getLogger("throughway.manager")
+        )
+        heard = tell(connect(), manager, SECONDS)
+    except ThroughwayError as error:
+        sys.stderr.write(f"throughway: cannot tell that manager {manager} is dead: {error}\n")
+        return 1
+    return 0 if heard else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
