@@ -43,7 +43,7 @@ class System(NamedTuple):
     ``status`` and ``cancel``. Jobs start and end within ``seconds``.
     """
 
-    make: Callable[..., Provider]
+    make: Callable[..., Any]
     refused: Mapping[str, Any] = {}
     said: str = ""
     commands: Mapping[str, str] = {}

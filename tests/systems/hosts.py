@@ -81,6 +81,10 @@ class Hosts:
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
         return ["ip", "netns", "exec", self.namespace(name), *named, *command]
 
+    def kill(self, name: str) -> None:
+        """Kill all that runs on a host."""
+        kill_all(living(map(int, _ip("netns", "pids", self.namespace(name)).split())))
+
     def remove(self) -> None:
         """Take them away. May be called again, and on hosts that are half made."""
         for name in self.names:

@@ -178,10 +178,14 @@ class SlurmCluster:
         return self.run("squeue", "--noheader", "--format=%i").split()
 
     def kill_node(self, node: str) -> None:
-        """Kill the node's slurmd, as if it were switched off; steps that run there go on as orphans."""
+        """Kill the node's slurmd. On a host of its own all else is killed, too, as if it were switched off; without,
+        steps that run there go on as orphans.
+        """
         daemon = self._daemons.pop(f"slurmd-{node}")
         daemon.kill()
         daemon.wait()
+        if self.hosts is not None:
+            self.hosts.kill(node)
 
     def start_node(self, node: str) -> None:
         """Start the node's slurmd (again)."""

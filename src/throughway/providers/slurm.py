@@ -99,7 +99,6 @@ _REMEDIES = (
         "give walltime= within the partition's limit: `sinfo -o '%P %l'`",
         True,
     ),
-    ("time limit", "give walltime= within the partition's limit: `sinfo -o '%P %l'`", True),
     (
         "node count specification invalid",
         "give nodes_per_block= within the partition's and the account's limits",
