@@ -148,6 +148,7 @@ def test_a_job_of_which_nobody_knows_the_end(slurm: SlurmCluster, tmp_path: Path
     assert "there is no record of how it ended" in status.message
 
 
+@pytest.mark.leaks_allowed("the cluster of the session gets a new daemon for the node")
 def test_a_node_that_fails(slurm_hosts: SlurmCluster, tmp_path: Path) -> None:
     provider = SlurmProvider()
     job = submit(provider, spec(tmp_path, "sleep", "1000"))

@@ -297,7 +297,7 @@ class BatchProvider(ABC):
 
     def _launched(self, line: str, nodes: int) -> str:
         text = self.launcher(line, nodes).strip()
-        if "\n" in text:
+        if "\n" in text.replace(line, ""):
             return text
         # A shell that waits for a command in the foreground would hand nothing on.
         if self.signals_all:
