@@ -25,7 +25,7 @@ class Load(NamedTuple):
     """Tasks that come at one moment, and how long each takes."""
 
     at: float
-    count: int
+    tasks: int
     seconds: float
 
 
@@ -80,8 +80,8 @@ class Cluster:
 
     def submit(self, load: Load) -> None:
         def come() -> None:
-            self.waiting += [(next(self.count), load.seconds) for _ in range(load.count)]
-            self.outstanding += load.count
+            self.waiting += [(next(self.count), load.seconds) for _ in range(load.tasks)]
+            self.outstanding += load.tasks
 
         self.at(load.at, come)
 
@@ -201,12 +201,12 @@ class Cluster:
             if self.demand_since is not None:
                 self.longest_reaction = max(self.longest_reaction, now - self.demand_since)
                 self.demand_since = None
-            for block in ledger.open(todo.start, 1, now):
+            for opened in ledger.open(todo.start, 1, now):
                 self.starts.append(now)
-                ledger.submitted(block, self.job(block.id))
+                ledger.submitted(opened, self.job(opened.id))
                 wait = self.queue_seconds()
-                self.at(now + wait, lambda block=block.id: self.begin(block))
-                self.at(now + wait + self.walltime, lambda block=block.id: self.over(block))
+                self.at(now + wait, lambda block=opened.id: self.begin(block))
+                self.at(now + wait + self.walltime, lambda block=opened.id: self.over(block))
             self.most = max(self.most, len(ledger.live))
             assert self.most <= self.policy.max_blocks
         ledger.sanity_check()

@@ -407,11 +407,11 @@ class Weeks(RuleBasedStateMachine):
         assert self.now - self.started_at >= max(POLICY.spacing, POLICY.wait(failures))
         assert todo.start == 1 or not failures
         self.started_at = self.now
-        for block in self.ledger.open(todo.start, 1, self.now):
+        for opened in self.ledger.open(todo.start, 1, self.now):
             if accepted:
-                self.ledger.submitted(block, JobId(f"j{block.id}"))
+                self.ledger.submitted(opened, JobId(f"j{opened.id}"))
             else:
-                self.ledger.not_submitted(block, "refused", self.now)
+                self.ledger.not_submitted(opened, "refused", self.now)
 
     @precondition(lambda self: self.ledger.live)
     @rule(data=st.data(), state=st.sampled_from(ENDS + WORDS), code=st.sampled_from((0, 1, None)))

@@ -180,7 +180,7 @@ def test_weeks_of_a_user(strategy: Strategy, seed: int) -> None:
     for load in loads:
         cluster.submit(load)
     cluster.run(3 * WEEK)
-    assert cluster.done == sum(load.count for load in loads)
+    assert cluster.done == sum(load.tasks for load in loads)
     assert cluster.most <= policy.max_blocks
     assert len(cluster.ledger.live) <= max(policy.min_blocks, 0), "it ends with what is kept"
     # A block idles for max_idletime before it goes. It may be longer only where it was still needed then.

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.cli.fakes import manager_view, run_view
+from throughway.blocks.record import BlockRecord, BlocksRecord
 from throughway.cli.status_view import TOTAL_LINES, Rates, document, one_line, screen
 from throughway.executors.run_folder import RunRecord
 from throughway.protocol.views import RunView
@@ -138,3 +139,90 @@ def test_the_document_has_every_field_also_where_it_is_a_default() -> None:
     (manager,) = found["managers"]
     assert manager["seconds_left"] is None
     assert (manager["state"], manager["tasks_per_second"]) == ("active", 10)
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def block(number: int, state: str = "running", **fields: object) -> BlockRecord:
+    given: dict[str, object] = {
+        "id": str(number),
+        "job_id": f"41{number}",
+        "state": state,
+        "since": 900.0,
+        "submitted": 700.0,
+        "nodes": 2,
+        "managers": 2,
+        "workers": 8,
+        "draining": False,
+        "message": "",
+        **fields,
+    }
+    return BlockRecord(**given)  # type: ignore[arg-type]
+
+
+def with_blocks(blocks: BlocksRecord, *, width: int = 80, rows: int | None = None) -> list[str]:
+    view = run_view(4)
+    view.managers[0].seconds_left = 500.0
+    view.managers[1].seconds_left = 400.0
+    console = Console(file=io.StringIO(), width=width)
+    rates = Rates.between(None, view)
+    shown = screen(RECORD, view, rates, width=width, rows=rows, blocks=blocks, now=1000.0)
+    console.print(shown, highlight=False)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_blocks_are_shown_with_what_their_managers_do() -> None:
+    record = BlocksRecord(
+        "slurm",
+        1000.0,
+        [
+            block(0),
+            block(1, draining=True),
+            block(2, "pending", managers=0, workers=0, message="Resources"),
+            block(3, "failed", message="NonZeroExitCode\nsecond line"),
+        ],
+        left_out={"n7": "3 managers in a row were lost there"},
+        trouble="the slurm provider gives no status: squeue timed out",
+    )
+    lines = with_blocks(record, width=112)
+    rows = {line.split()[1]: line.split() for line in lines if line[2:].lstrip().startswith("41")}
+    assert rows["410"] == ["0", "410", "running", "1m40s", "5m00s", "6m40s", "2/2", "8", "6"]
+    assert rows["411"][2] == "draining"
+    assert rows["412"] == ["2", "412", "pending", "1m40s", "5m00s", "-", "2", "-", "-", "Resources"]
+    assert rows["413"][2:5] == ["failed", "1m40s", "-"]
+    assert rows["413"][-2:] == ["second", "line"]
+    text = "\n".join(lines)
+    assert "host n7 is left out: 3 managers in a row" in text
+    assert "squeue timed out" in text
+    assert all(len(line) <= 80 for line in with_blocks(record))
+
+
+def test_one_block_of_this_machine_is_not_worth_a_table() -> None:
+    assert not any("job" in line.split() for line in with_blocks(BlocksRecord("local", 0.0, [block(0)])))
+    two = BlocksRecord("local", 0.0, [block(0), block(1)])
+    assert any("job" in line.split() for line in with_blocks(two))
+
+
+def test_only_the_last_ended_blocks_and_as_many_lines_as_there_are() -> None:
+    ended = [block(number, "scaled in", since=float(number)) for number in range(10, 30)]
+    lines = with_blocks(BlocksRecord("slurm", 0.0, [block(0), *ended]))
+    assert [line.split()[0] for line in lines if "scaled in" in line] == ["27", "28", "29"]
+    many = BlocksRecord("slurm", 0.0, [block(number) for number in range(50)])
+    lines = with_blocks(many, rows=10)
+    assert "and 45 more blocks" in lines
+    assert len(lines) <= TOTAL_LINES + 10 + 2
+
+
+def test_blocks_in_the_document() -> None:
+    view = run_view(4)
+    view.managers[1].seconds_left = 400.0
+    found = document(
+        RECORD, view, Rates.between(None, view), BlocksRecord("slurm", 0.0, [block(0)], {"n7": "x"})
+    )
+    json.dumps(found)
+    (first,) = found["blocks"]
+    assert (first["job_id"], first["tasks"], first["seconds_left"]) == ("410", 6, 400.0)
+    assert found["left_out"] == {"n7": "x"}
+    assert document(RECORD, view, Rates.between(None, view))["blocks"] == []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TextIO
 
+from throughway.blocks.record import read_blocks
 from throughway.cli import figures
 from throughway.cli.observer import ANSWER_SECONDS, Observer, RunEnded
 from throughway.cli.status_view import TOTAL_LINES, Rates, document, one_line, screen
@@ -111,7 +112,16 @@ def _once(observer: Observer, record: RunRecord, console: Console, output: TextI
         _print_json(output, record, view, rates)
     else:
         console.print(
-            screen(record, view, rates, width=console.width, note=_since_start(rates)), highlight=False
+            screen(
+                record,
+                view,
+                rates,
+                width=console.width,
+                note=_since_start(rates),
+                blocks=read_blocks(record.folder),
+                now=time.time(),
+            ),
+            highlight=False,
         )
     return 0
 
@@ -168,10 +178,21 @@ def _live_show(console: Console, record: RunRecord, stack: ExitStack) -> Show:
 
     def show(view: RunView, rates: Rates, note: str, _again: bool) -> None:
         rows = console.height - TOTAL_LINES
-        live.update(screen(record, view, rates, width=console.width, rows=rows, note=note), refresh=True)
+        shown = screen(
+            record,
+            view,
+            rates,
+            width=console.width,
+            rows=rows,
+            note=note,
+            blocks=read_blocks(record.folder),
+            now=time.time(),
+        )
+        live.update(shown, refresh=True)
 
     return show
 
 
 def _print_json(output: TextIO, record: RunRecord, view: RunView, rates: Rates) -> None:
-    print(jsonlib.dumps(document(record, view, rates)), file=output, flush=True)
+    found = document(record, view, rates, read_blocks(record.folder))
+    print(jsonlib.dumps(found), file=output, flush=True)

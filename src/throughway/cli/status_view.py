@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from throughway.blocks.record import BlocksRecord
 from throughway.cli import figures
 from throughway.executors.run_folder import RunRecord
 from throughway.protocol.views import ManagerView, RunView, StatusView
+from throughway.providers.interface import JobState
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod, RenderableType
@@ -64,8 +66,11 @@ def state_of(view: ManagerView) -> str:
     return "active" if view.active else "held"
 
 
-def document(record: RunRecord, view: RunView, rates: Rates) -> dict[str, Any]:
-    """All of it, for scripts: ``run``, ``status``, ``rates``, ``managers``, named as in `protocol.views`."""
+def document(
+    record: RunRecord, view: RunView, rates: Rates, blocks: BlocksRecord | None = None
+) -> dict[str, Any]:
+    """All of it, for scripts: ``run``, ``status``, ``rates``, ``managers``, named as in `protocol.views`; ``blocks``
+    and ``left_out``, as in `blocks.record`, with the managers' ``tasks`` and ``seconds_left``."""
     return {
         "run": {key: value for key, value in msgspec.structs.asdict(record).items() if key != "ended"},
         "status": {**msgspec.structs.asdict(view.status), "outstanding": _outstanding(view.status)},
@@ -83,7 +88,28 @@ def document(record: RunRecord, view: RunView, rates: Rates) -> dict[str, Any]:
             }
             for manager in view.managers
         ],
+        "blocks": []
+        if blocks is None
+        else [
+            {
+                **msgspec.structs.asdict(block),
+                "tasks": sum(manager.tasks for manager in view.managers if manager.block == block.id),
+                "seconds_left": _seconds_left(block.id, view.managers),
+            }
+            for block in blocks.blocks
+        ],
+        "left_out": {} if blocks is None else blocks.left_out,
     }
+
+
+def _seconds_left(block: str, managers: list[ManagerView]) -> float | None:
+    """Until the first of a block's managers drains by itself."""
+    found = [
+        manager.seconds_left
+        for manager in managers
+        if manager.block == block and manager.seconds_left is not None
+    ]
+    return min(found, default=None)
 
 
 def one_line(record: RunRecord, view: RunView, rates: Rates) -> str:
@@ -103,13 +129,23 @@ def one_line(record: RunRecord, view: RunView, rates: Rates) -> str:
 
 
 def screen(
-    record: RunRecord, view: RunView, rates: Rates, *, width: int, rows: int | None = None, note: str = ""
+    record: RunRecord,
+    view: RunView,
+    rates: Rates,
+    *,
+    width: int,
+    rows: int | None = None,
+    note: str = "",
+    blocks: BlocksRecord | None = None,
+    now: float = 0.0,
 ) -> RenderableType:
     """All of it, to be printed on ``width`` columns.
 
     Args:
-        rows: managers to show, at most; None for all. How many were left out is said.
+        rows: managers and blocks to show, at most; None for all. How many were left out is said.
         note: a line below everything else.
+        blocks: the run's blocks; a single one of this machine is not shown, as its manager says the same.
+        now: seconds since the epoch.
     """
     from rich.console import Group
     from rich.text import Text
@@ -118,6 +154,11 @@ def screen(
     head = Text.assemble((status.label, "bold"), f"  run {record.run}  up {figures.age(status.uptime)}")
     head.append(f"  process {record.pid}  Python {record.python}", style="dim")
     parts: list[RenderableType] = [head, _totals(status, rates), ""]
+    if blocks is not None and _tells_more(blocks):
+        most = None if rows is None else max(1, rows // 2)
+        parts += [blocks_table(blocks, view.managers, now, width=width, rows=most), ""]
+        if rows is not None:
+            rows -= min(most or 0, len(blocks.blocks)) + BLOCK_LINES
     managers = sorted(view.managers, key=_order)
     if managers:
         shown = managers if rows is None else managers[: max(1, rows)]
@@ -130,6 +171,90 @@ def screen(
         parts.append(Text("no manager is registered", style="yellow"))
     if note:
         parts += ["", Text(note, style="dim")]
+    return Group(*parts)
+
+
+BLOCK_LINES = 5
+"""Lines of a table of blocks beside one for each, at most."""
+
+LEAST_WORDS = 12
+"""Columns below which there is no room for what was said of a block."""
+
+SHOWN_ENDED = 3
+"""Ended blocks that are shown, the last."""
+
+_BLOCK_STYLES = {
+    "running": "green",
+    "pending": "yellow",
+    "held": "bold yellow",
+    "unknown": "yellow",
+    "failed": "bold red",
+    "timeout": "red",
+    "missing": "bold red",
+}
+
+
+def _tells_more(blocks: BlocksRecord) -> bool:
+    live = [block for block in blocks.blocks if not JobState(block.state).terminal]
+    return blocks.provider != "local" or len(live) != 1 or bool(blocks.left_out or blocks.trouble)
+
+
+def blocks_table(
+    blocks: BlocksRecord, managers: list[ManagerView], now: float, *, width: int, rows: int | None = None
+) -> RenderableType:
+    """The live blocks and the last that have ended: job, state, age, time left, nodes, workers, tasks.
+
+    Without ``managers`` their tasks and the time left are not known. ``now`` is in seconds since the epoch.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    live = [block for block in blocks.blocks if not JobState(block.state).terminal]
+    ended = [block for block in blocks.blocks if JobState(block.state).terminal]
+    # What failed is worth a line; what was scaled in has done what it should.
+    shown = [*live, *sorted(ended, key=lambda block: block.since)[-SHOWN_ENDED:]]
+    cut = len(shown) if rows is None else rows
+    lines: list[list[str]] = []
+    for block in shown[:cut]:
+        over = JobState(block.state).terminal
+        mine = [manager for manager in managers if manager.block == block.id]
+        left = _seconds_left(block.id, managers)
+        lines.append(
+            [
+                block.id,
+                block.job_id or "-",
+                "draining" if block.draining and not over else block.state,
+                figures.age(max(0.0, now - block.since)),
+                "-" if over else figures.age(max(0.0, now - block.submitted)),
+                "-" if left is None else figures.age(left),
+                str(block.nodes) if over or not mine else f"{len(mine)}/{block.nodes}",
+                str(block.workers) if block.workers else "-",
+                figures.count(sum(manager.tasks for manager in mine)) if mine else "-",
+            ]
+        )
+    headings = ("block", "job", "state", "since", "age", "left", "nodes", "workers", "tasks")
+    widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *lines, strict=True)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading, size in zip(headings, widths, strict=True):
+        side: JustifyMethod = "left" if heading in ("block", "job", "state") else "right"
+        table.add_column(heading, justify=side, no_wrap=True, width=size)
+    room = width - sum(widths) - len(widths) - 1
+    words = room >= LEAST_WORDS and any(block.message for block in shown[:cut])
+    if words:
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=room)
+    for block, (number, job, state, *rest) in zip(shown[:cut], lines, strict=True):
+        style = _BLOCK_STYLES.get(state, "dim" if JobState(block.state).terminal else "magenta")
+        message = [Text(" ".join(block.message.split()), style="dim")] if words else []
+        table.add_row(number, job, Text(state, style=style), *rest, *message)
+    parts: list[RenderableType] = [table]
+    if len(shown) > cut:
+        parts.append(Text(f"and {figures.counted(len(shown) - cut, 'more block')}", style="dim"))
+    for host, why in blocks.left_out.items():
+        parts.append(Text(f"host {host} is left out: {why}", style="red", no_wrap=True, overflow="ellipsis"))
+    if blocks.trouble:
+        parts.append(Text(blocks.trouble, style="red", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
 

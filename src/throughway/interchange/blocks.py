@@ -13,6 +13,8 @@ DRAINED_REMEMBERED = 10_000
 
 DRAIN_REASON = "its block is scaled in"
 
+HOST_REASON = "its host is left out, since managers kept dying there"
+
 
 def loads(state: InterchangeState, now: float) -> LoadView:
     """What the managers of each block have to do."""
