@@ -66,6 +66,7 @@ class Bench:
     """A reactor, and everything that it said."""
 
     def __init__(self) -> None:
+        self.now = 1000.0
         self.forgotten: list[int] = []
         self.broke = 0
         self.reactor = ExecutorReactor(self._take_forgotten, self._break)
@@ -99,7 +100,7 @@ class Bench:
         self.say(m.Results("m1", 4, [number], bytes([outcome]), [0]), [codec.encode([payload])])
 
     def say(self, message: m.ToExecutor, frames: Sequence[bytes] = ()) -> None:
-        self.reactor.interchange_said(message, frames)
+        self.reactor.interchange_said(message, frames, self.now)
         self.reactor.sanity_check()
 
     def told(self) -> list[m.Message]:
@@ -353,10 +354,10 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
         def __init__(self) -> None:
             self.seen: list[tuple[Any, ...]] = []
 
-        def manager_joined(self, block: str) -> None:
+        def manager_joined(self, block: str, manager: str, host: str, workers: int) -> None:
             self.seen.append(("joined", block))
 
-        def manager_left(self, block: str, reason: str, lost: bool) -> None:
+        def manager_left(self, block: str, reason: str, lost: bool, manager: str) -> None:
             self.seen.append(("left", block, reason, lost))
 
         def manager_refused(self, block: str, reason: str) -> None:

@@ -3,7 +3,8 @@
 Messages go over the bench as they go over a wire: each is encoded, and decoded as its receiver would decode it, so a
 message that does not belong to the receiver's union fails the test. After every event the reactor takes its turn, the
 state checks itself, and what was done lies in boxes by peer until the test takes it out. `emptiness_check` fails where
-something was done that no test asked about. Whatever becomes of managers and tasks is held against their lifecycles.
+something was done that no test asked about. Whatever becomes of managers and tasks is held against their lifecycles,
+and what is noted of assignments against who has them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from tests.scheduling.watching import Watch
-from throughway.interchange.actions import EXECUTOR, Action, Buffer, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.actions import (
+    ABSENT,
+    EXECUTOR,
+    Action,
+    Buffer,
+    Disconnect,
+    Exit,
+    Forward,
+    Log,
+    Note,
+    Send,
+)
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import LeastLoadedSelector, ManagerSelector
 from throughway.interchange.state import InterchangeState, ManagerRecord
@@ -43,7 +55,7 @@ class Gone(NamedTuple):
 
 Box: TypeAlias = list[Told | Gone]
 TaskEvents: TypeAlias = dict[int, TaskEvent]
-ManagerEvents: TypeAlias = dict[int, ManagerEvent]
+ManagerEvents: TypeAlias = dict[str, ManagerEvent]
 Observed: TypeAlias = dict[str, set[tuple[Any, Any, Any]]]
 
 
@@ -83,11 +95,16 @@ def hello(name: str, **options: Any) -> m.ManagerHello:
     return m.ManagerHello(**{**fields, **options})
 
 
+_FIRST = m.Restore()
+"""What an executor says to its first interchange."""
+
+
 class Bench:
     """One reactor, its clock, and the peers around it. Managers are called by their names.
 
     Args:
         selector: makes the selector, once for managers with idle workers, once for those with room.
+        restore: the executor's first message; with None it has not said it yet.
         observed: gathers the transitions of lifecycles that were seen, over several benches.
     """
 
@@ -97,14 +114,22 @@ class Bench:
         *,
         period: float = PERIOD,
         threshold: float = THRESHOLD,
+        reconnect: float | None = None,
+        restore: m.Restore | None = _FIRST,
+        now: float = 1000.0,
         observed: Observed | None = None,
     ) -> None:
-        self.now = 1000.0
+        self.now = now
         self.state = InterchangeState("run", "label", self.now, selector(), selector())
         self.reactor = InterchangeReactor(
-            self.state, python=PYTHON, heartbeat_period=period, heartbeat_threshold=threshold
+            self.state,
+            python=PYTHON,
+            heartbeat_period=period,
+            heartbeat_threshold=threshold,
+            reconnect_seconds=reconnect,
         )
         self.peers: dict[str, int] = {}
+        """each manager's last connection"""
         self.boxes: dict[int, Box] = {}
         self.logs: list[Log] = []
         self.exit: str | None = None
@@ -114,37 +139,62 @@ class Bench:
         """every action since the start, and when"""
         self.raw: list[Buffer] = []
         """the frames of the last message that a manager sent"""
+        self.notes: dict[int, str] = {}
+        """task → the manager that it was last noted to be sent to, or "" """
+        self._numbers: dict[str, int] = {}
         self._sent_functions: set[int] = set()
         self._last_peer = 0
         self._known_tasks: set[int] = set()
-        self._departed: dict[int, ManagerState] = {}
+        self._entities: dict[str, str] = {}
+        """manager → its name in the watch: a manager that left may be followed by another of its id"""
+        self._departed: dict[str, ManagerState] = {}
         observed = {} if observed is None else observed
         self.watched_tasks = Watch(lifecycles.TASK, self._task_states, observed.setdefault("task", set()))
         self.watched_managers = Watch(
             lifecycles.MANAGER, self._manager_states, observed.setdefault("manager", set())
         )
+        if restore is not None:
+            self.executor(restore)
 
     # ---------------------------------------------------------------------------------------------- events in
 
     def executor(self, message: m.FromExecutor, frames: Sequence[Buffer] = (), *, turn: bool = True) -> None:
         """The executor says something; without ``turn``, something else is said before the reactor takes its turn."""
         decoded = codec.decode_from_executor(codec.encode(message))
-        managers: ManagerEvents = {}
-        if isinstance(message, m.Ask) and message.subject in self.state.managers:
-            changes = {
-                "hold": ManagerEvent.HOLD,
-                "release": ManagerEvent.RELEASE,
-                "drain": ManagerEvent.DRAIN,
-            }
-            if message.topic in changes:
-                managers[self.peers[message.subject]] = changes[message.topic]
+        before = {name: (manager.held, manager.draining) for name, manager in self.state.managers.items()}
         dropped = self.state.malformed
+        waiting = set(self.state.queue.waiting)
+        early = bool(self.reactor._early)
         self.reactor.executor_said(decoded, list(frames), self.now)
         tasks: TaskEvents = {}
-        if isinstance(message, m.Submit) and self.state.malformed == dropped:
-            tasks = {task.id: TaskEvent.SUBMIT for task in message.tasks}
-        elif isinstance(message, m.Cancel):
-            tasks = dict.fromkeys(message.tasks, TaskEvent.CANCEL)
+        managers: ManagerEvents = {}
+        match message:
+            case m.Submit() if self.state.malformed == dropped:
+                tasks = {task.id: TaskEvent.SUBMIT for task in message.tasks if task.id not in waiting}
+            case m.Cancel():
+                tasks = dict.fromkeys(message.tasks, TaskEvent.CANCEL)
+            case m.Restore() if self.state.malformed == dropped:
+                for expected in message.managers:
+                    tasks |= dict.fromkeys(expected.tasks, TaskEvent.EXPECT)
+                    event = ManagerEvent.EXPECT_HELD if expected.held else ManagerEvent.EXPECT
+                    managers[self._entities.setdefault(expected.manager, expected.manager)] = event
+            case m.Ask():
+                for name, (held, draining) in before.items():
+                    manager = self.state.managers[name]
+                    if manager.draining and not draining:
+                        managers[self._entities[name]] = ManagerEvent.DRAIN
+                    elif manager.held != held:
+                        managers[self._entities[name]] = (
+                            ManagerEvent.HOLD if manager.held else ManagerEvent.RELEASE
+                        )
+        if early and self.reactor._restored:
+            # Those that were early are welcome, or refused, in the same step.
+            for name, peer in self.peers.items():
+                self._entities.setdefault(name, name)
+                if peer not in self.state.peers:
+                    self._departed[name] = ManagerState.REFUSED
+            self.watched_tasks.begin()
+            self.watched_managers.begin()
         self.look(tasks, managers)
         if turn:
             self.step()
@@ -173,17 +223,50 @@ class Bench:
         self.boxes[EXECUTOR].remove(joined)
         return manager
 
+    def resume(self, name: str, **options: Any) -> m.Welcome:
+        """A manager that was registered comes back, with no task unless said otherwise. Returns what it is told
+        first, which is taken out."""
+        self.say_hello(name, again=True, **options)
+        first, *rest = self.box(name)
+        assert isinstance(first, Told)
+        assert isinstance(first.message, m.Welcome)
+        self.boxes[self.peers[name]] = rest
+        return first.message
+
     def say_hello(self, name: str, **options: Any) -> None:
         """A fresh peer introduces itself as manager ``name``."""
         self._last_peer += 1
-        self.peers[name] = self._last_peer
+        peer = self.peers[name] = self._last_peer
         said = codec.decode_hello(codec.encode(hello(name, **options)))
         assert isinstance(said, m.ManagerHello)
-        refused = self.state.refused_managers
-        self.reactor.manager_said_hello(self._last_peer, said, self.now)
-        welcome = self.state.refused_managers == refused
-        self.look({}, {self._last_peer: ManagerEvent.WELCOME if welcome else ManagerEvent.REFUSE})
+        known = self.state.managers.get(said.id)
+        has = set() if known is None else set(known.tasks)
+        self.reactor.manager_said_hello(peer, said, self.now)
+        record = self.state.peers.get(peer)
+        tasks: TaskEvents = {}
+        managers: ManagerEvents = {}
+        if record is not None:
+            if known is None:
+                self._entities[name] = name if name not in self._entities else f"{name} over {peer}"
+                self._departed.pop(self._entities[name], None)
+            welcome = ManagerEvent.WELCOME_DRAINING if record.draining else ManagerEvent.WELCOME
+            managers = {self._entities[name]: welcome}
+            tasks = self._fates(has - record.tasks.keys(), TaskEvent.MISSING)
+        elif self.reactor._restored:
+            managers = {f"{name} over {peer}": ManagerEvent.REFUSE}
+            self._departed[f"{name} over {peer}"] = ManagerState.REFUSED
+        self.look(tasks, managers)
         self.step()
+
+    def _fates(self, numbers: Iterable[int], event: TaskEvent) -> TaskEvents:
+        """The same event for all these, but for those that the executor got back."""
+        handed_back = {
+            number
+            for action in self.reactor._actions
+            if isinstance(action, Send) and isinstance(action.message, m.Returned)
+            for number in action.message.tasks
+        }
+        return {number: TaskEvent.HANDED_BACK if number in handed_back else event for number in numbers}
 
     def manager(self, name: str, message: m.FromManager, frames: Sequence[Buffer] = ()) -> None:
         """A manager says something."""
@@ -192,44 +275,86 @@ class Bench:
         peer = self.peers[name]
         record = self.state.peers.get(peer)
         has = list(record.tasks) if record is not None else []
+        seen = record.seen if record is not None else 0
+        self.reactor.manager_said(peer, decoded, self.raw, self.now)
         tasks: TaskEvents = {}
         managers: ManagerEvents = {}
         match message:
-            case m.Results(tasks=ended):
+            case m.Results(tasks=ended, number=number) if not 0 < number <= seen:
                 tasks = dict.fromkeys(ended, TaskEvent.RESULT)
             case m.Started(tasks=started):
                 tasks = dict.fromkeys(started, TaskEvent.STARTED)
             case m.Returned(tasks=returned):
-                tasks = dict.fromkeys(returned, TaskEvent.RETURNED)
+                tasks = self._fates(returned, TaskEvent.RETURNED)
             case m.Verdicts(cancelled=cancelled, refused=refused):
                 tasks = dict.fromkeys(cancelled, TaskEvent.CANCELLED) | dict.fromkeys(
                     refused, TaskEvent.REFUSED
                 )
-            case m.Draining():
-                managers = {peer: ManagerEvent.DRAIN}
-            case m.Leaving():
-                tasks = dict.fromkeys(has, TaskEvent.LEFT)
-                managers = {peer: ManagerEvent.LEAVE}
-        self.reactor.manager_said(peer, decoded, self.raw, self.now)
+            case m.Draining() if record is not None:
+                managers = {self._entities[record.id]: ManagerEvent.DRAIN}
+            case m.Leaving() if record is not None:
+                tasks = self._fates(has, TaskEvent.LEFT)
+                managers = {self._entities[record.id]: ManagerEvent.LEAVE}
         self.look({number: event for number, event in tasks.items() if number in has}, managers)
         self.step()
 
-    def results(self, name: str, *numbers: int, capacity: int | None = None, busy: float = 0.0) -> None:
-        """A manager reports that these tasks returned."""
+    def results(
+        self,
+        name: str,
+        *numbers: int,
+        capacity: int | None = None,
+        busy: float = 0.0,
+        number: int | None = None,
+        waiting: bool = False,
+    ) -> None:
+        """A manager reports that these tasks returned, in its next message of results unless ``number`` is given."""
         manager = self.state.managers.get(name)
         if capacity is None:
             capacity = manager.capacity if manager is not None else 0
-        message = m.Results(name, capacity, list(numbers), bytes(len(numbers)), [0] * len(numbers), {}, busy)
+        if number is None:
+            number = self._numbers.get(name, 0) + 1
+        self._numbers[name] = max(number, self._numbers.get(name, 0))
+        message = m.Results(
+            name,
+            capacity,
+            list(numbers),
+            bytes(len(numbers)),
+            [0] * len(numbers),
+            {},
+            busy,
+            number,
+            waiting,
+        )
         self.manager(name, message, [codec.encode([b"value of %d" % number for number in numbers])])
 
-    def close(self, name: str, reason: str = "closed") -> None:
-        """A peer's connection ends."""
+    def close(self, name: str, reason: str = "closed", *, gone: bool = True) -> None:
+        """A peer's connection ends, and, if ``gone``, its process with it."""
         peer = self.peers[name]
         record = self.state.peers.get(peer)
-        lost = list(record.tasks) if record is not None else []
-        self.reactor.peer_left(peer, reason, self.now)
-        self.look(dict.fromkeys(lost, TaskEvent.LOST), {peer: ManagerEvent.CLOSE})
+        gone = gone or (record is not None and bool(record.died))
+        lost = list(record.tasks) if record is not None and gone else []
+        managers: ManagerEvents = {}
+        if record is not None:
+            managers = {self._entities[record.id]: ManagerEvent.CLOSE if gone else ManagerEvent.CUT}
+        self.reactor.peer_left(peer, reason, self.now, gone=gone)
+        self.look(dict.fromkeys(lost, TaskEvent.LOST), managers)
         self.step()
+
+    def die(self, name: str, reason: str = "killed by signal 9") -> int:
+        """A manager's node tells that its process is gone. Returns the number of the peer that said so."""
+        self._last_peer += 1
+        said = codec.decode_hello(codec.encode(m.ManagerDied(PROTOCOL_VERSION, name, reason)))
+        assert isinstance(said, m.ManagerDied)
+        record = self.state.managers.get(name)
+        self.reactor.manager_died(self._last_peer, said, self.now)
+        tasks: TaskEvents = {}
+        managers: ManagerEvents = {}
+        if record is not None and record.peer == ABSENT and self.reactor._restored:
+            tasks = dict.fromkeys(self._known_tasks - self.state.owners.keys(), TaskEvent.LOST)
+            managers = {self._entities[name]: ManagerEvent.DIED}
+        self.look(tasks, managers)
+        self.step()
+        return self._last_peer
 
     def observe(self, peer: int, ask: m.Ask) -> None:
         """A peer that is no manager asks."""
@@ -251,35 +376,41 @@ class Bench:
     def step(self) -> None:
         """The reactor takes its turn, and the state is checked before and after."""
         said = len(self.reactor._actions)
+        open_ = [manager for manager in self.state.managers.values() if not manager.draining]
         self.trace = self.reactor.turn(self.now)
         tasks: TaskEvents = {}
-        managers: ManagerEvents = {}
+        managers: ManagerEvents = {
+            self._entities[manager.id]: ManagerEvent.DRAIN for manager in open_ if manager.draining
+        }
         for action in self.trace[said:]:
             match action:
                 case Send(message=m.Assign(tasks=assigned)):
                     tasks |= dict.fromkeys([task.id for task in assigned], TaskEvent.ASSIGN)
-                case Send(peer=peer, message=m.Drain()):
-                    managers[peer] = ManagerEvent.DRAIN
                 case Send(message=m.Lost(tasks=lost)):
                     tasks |= dict.fromkeys(lost, TaskEvent.LOST)
                 case Send(message=m.ManagerLeft(manager=name)):
-                    managers[self.peers[name]] = ManagerEvent.SILENCE
+                    managers[self._entities[name]] = ManagerEvent.SILENCE
         self.look(tasks, managers)
         for action in self.trace:
             self.history.append((self.now, action))
             self._file(action)
+        for number, owner in self.state.owners.items():
+            assert self.notes.get(number) == owner.id, f"it is not noted that {owner.id} has task {number}"
 
     def look(self, tasks: TaskEvents, managers: ManagerEvents) -> None:
         """Check the state, and what became of tasks and managers to which these events happened."""
         self.state.sanity_check()
         limited = sum(manager.ends_at != math.inf for manager in self.state.managers.values())
         assert self.reactor._limited == limited, "it knows whether anybody's time is limited"
+        deadline = self.reactor.next_deadline()
+        for manager in self.state.managers.values():
+            assert deadline is not None and deadline <= manager.watched, "somebody watches it"
+        assert not self.state.untold or self.reactor._acknowledge_at < math.inf, "they are told before long"
         for action in self.reactor._actions or self.trace:
             match action:
                 case Send(message=m.ManagerLeft(manager=name, lost=lost)):
-                    self._departed[self.peers[name]] = ManagerState.LOST if lost else ManagerState.LEFT
-                case Send(peer=peer, message=m.Refused()):
-                    self._departed[peer] = ManagerState.REFUSED
+                    key = self._entities[name]
+                    self._departed[key] = ManagerState.LOST if lost else ManagerState.LEFT
         self._known_tasks.update(self.state.queue.waiting, self.state.owners)
         self.watched_tasks.look(tasks)
         self.watched_managers.look(managers)
@@ -298,16 +429,23 @@ class Bench:
             return TaskState.RUNNING_CANCELLING if cancelling else TaskState.RUNNING
         return TaskState.ASSIGNED_CANCELLING if cancelling else TaskState.ASSIGNED
 
-    def _manager_states(self) -> Mapping[int, ManagerState]:
+    def _manager_states(self) -> Mapping[str, ManagerState]:
         states = dict(self._departed)
-        for peer, manager in self.state.peers.items():
-            open_ = ManagerState.HELD if manager.held else ManagerState.OPEN
-            states[peer] = ManagerState.DRAINING if manager.draining else open_
+        for name, manager in self.state.managers.items():
+            kind = "DRAINING" if manager.draining else "HELD" if manager.held else "OPEN"
+            if manager.peer == ABSENT:
+                kind = "ABSENT" if kind == "OPEN" else f"ABSENT_{kind}"
+            states[self._entities[name]] = ManagerState[kind]
         return states
 
     def _file(self, action: Action) -> None:
         match action:
+            case Note(manager=name, tasks=noted):
+                self.notes.update(dict.fromkeys(noted, name))
             case Send(peer=peer, message=message, frames=frames):
+                if isinstance(message, m.Assign):
+                    for task in message.tasks:
+                        assert self.peers[self.notes[task.id]] == peer, "it is noted before it is sent"
                 header = codec.encode(message)
                 decoded = self._decode(peer, message, header)
                 assert decoded == message

@@ -4,13 +4,17 @@ An event is a line; the trace below it is indented by two spaces, and written by
 and empty lines are kept. Numbers of tasks are written ``1..5,8``. These are the events:
 
     interchange selector=packing period=10 threshold=60   first of all, where the defaults will not do
+    expect a 1..3 received=2 held                         a former interchange had this manager with these tasks
+    restart lost=c,d                                      another interchange begins, and is told of all those
     manager a workers=2 capacity=4 block=0 ends_in=90     a manager introduces itself
+    back a held=1,2 ended=3:4..5/4:6 draining=late        ... again, with what it has and the results that it keeps
     submit 1..5 fn=1 priority=0 walltime=60 frames=1      the executor submits tasks
     forget 1                                              it has no more use for a function
     cancel 1,2 kill                                       it cancels tasks
     ask explain 3                                         it asks
     shutdown bye                                          it ends the run
-    results a 1,2 capacity=4                              a manager reports tasks that ended
+    acknowledge a=2 b=7                                   it has these results
+    results a 1,2 capacity=4 number=3 waiting=1           a manager reports tasks that ended
     started a 1                                           ... that run
     verdicts a cancelled=1 refused=2                      ... what it could cancel
     returned a 3,4 capacity=1                             ... what it gives back
@@ -18,6 +22,8 @@ and empty lines are kept. Numbers of tasks are written ``1..5,8``. These are the
     leaving a its time is over                            it goes
     answer a running                                      it answers the last question that it was asked
     heartbeat a · broken a · close a reset                and so on
+    cut a reset                                           its connection breaks, and it lives
+    died a killed by signal 9                             somebody on its node tells that it does not
     observe status                                        somebody watches
     garbage 3                                             a peer sends what is no message
     tick 31                                               seconds pass
@@ -31,7 +37,7 @@ from typing import Any
 import msgspec
 
 from tests.interchange.harness import Bench, Observed, task
-from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Log, Send
+from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Log, Note, Send
 from throughway.interchange.selectors import BlockPackingSelector, LeastLoadedSelector, ManagerSelector
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -58,6 +64,8 @@ class _Scenario:
     def __init__(self, observed: Observed) -> None:
         self.observed = observed
         self.bench = Bench(observed=observed)
+        self.options: dict[str, Any] = {}
+        self.expected: list[m.Expected] = []
         self.requests = 0
 
     def run(self, line: str) -> list[str]:
@@ -65,6 +73,8 @@ class _Scenario:
         bench = self.bench
         began, seen = bench.now, len(bench.history)
         getattr(self, f"on_{verb}")(words)
+        if self.bench is not bench:
+            bench, seen = self.bench, 0
         trace = [_entry(self.names(), action, moment - began) for moment, action in bench.history[seen:]]
         return trace or ["nothing"]
 
@@ -78,7 +88,22 @@ class _Scenario:
         options = _options(words)
         selector = SELECTORS[options.pop("selector", "loaded")]
         seconds = {name: float(value) for name, value in options.items()}
-        self.bench = Bench(selector, **seconds, observed=self.observed)
+        self.options = {"selector": selector, **seconds, "observed": self.observed}
+        self.bench = Bench(**self.options)
+
+    def on_expect(self, words: list[str]) -> None:
+        held = words[-1] == "held"
+        options = _options(word for word in words[1:] if "=" in word)
+        numbers = _numbers(words[1]) if words[1][0].isdigit() else []
+        received = int(options.get("received", 0))
+        self.expected.append(m.Expected(words[0], f"host-{words[0]}", "0", numbers, received, held))
+
+    def on_restart(self, words: list[str]) -> None:
+        lost = [name for name in _options(words).get("lost", "").split(",") if name]
+        restore = m.Restore(True, self.expected, lost)
+        self.expected = []
+        options = self.options or {"observed": self.observed}
+        self.bench = Bench(**options, restore=restore, now=self.bench.now)
 
     def on_submit(self, words: list[str]) -> None:
         options = _options(words[1:])
@@ -108,6 +133,10 @@ class _Scenario:
         self.requests += 1
         self.bench.ask(*words, request=self.requests)
 
+    def on_acknowledge(self, words: list[str]) -> None:
+        received = {name: int(value) for name, value in _options(words).items()}
+        self.bench.executor(m.Acknowledge(received))
+
     def on_shutdown(self, words: list[str]) -> None:
         self.bench.executor(m.Shutdown(" ".join(words)))
 
@@ -120,11 +149,21 @@ class _Scenario:
                 options[name] = kind(options[name])
         self.bench.say_hello(words[0], **options)
 
+    def on_back(self, words: list[str]) -> None:
+        options: dict[str, Any] = dict(_options(words[1:]))
+        for name in ("held", "functions"):
+            options[name] = _numbers(options.get(name, ""))
+        ended = [part.split(":") for part in options.get("ended", "").split("/") if part]
+        options["ended"] = [(int(number), _numbers(numbers)) for number, numbers in ended]
+        for name in ("workers", "capacity"):
+            if name in options:
+                options[name] = int(options[name])
+        self.bench.say_hello(words[0], again=True, **options)
+
     def on_results(self, words: list[str]) -> None:
-        capacity = _options(words[2:]).get("capacity")
-        self.bench.results(
-            words[0], *_numbers(words[1]), capacity=None if capacity is None else int(capacity)
-        )
+        options = {name: int(value) for name, value in _options(words[2:]).items()}
+        waiting = bool(options.pop("waiting", 0))
+        self.bench.results(words[0], *_numbers(words[1]), **options, waiting=waiting)
 
     def on_started(self, words: list[str]) -> None:
         numbers = _numbers(words[1])
@@ -167,6 +206,12 @@ class _Scenario:
     def on_close(self, words: list[str]) -> None:
         self.bench.close(words[0], " ".join(words[1:]) or "closed")
 
+    def on_cut(self, words: list[str]) -> None:
+        self.bench.close(words[0], " ".join(words[1:]) or "reset", gone=False)
+
+    def on_died(self, words: list[str]) -> None:
+        self.bench.die(words[0], " ".join(words[1:]))
+
     # ------------------------------------------------------------------------------------------- all the rest
 
     def on_observe(self, words: list[str]) -> None:
@@ -184,13 +229,13 @@ class _Scenario:
 # ------------------------------------------------------------------------------------------------------- text
 
 
-def _options(words: list[str]) -> dict[str, str]:
+def _options(words: Iterable[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
 def _numbers(text: str) -> list[int]:
     numbers: list[int] = []
-    for part in text.split(","):
+    for part in filter(None, text.split(",")):
         first, _, last = part.partition("..")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
@@ -212,11 +257,14 @@ def _entry(names: dict[int, str], action: Action, after: float) -> str:
     when = f"+{after:g}s " if after else ""
     match action:
         case Send(peer=peer, message=message, frames=frames):
-            return f"{when}{names[peer]} < {_message(message, len(frames))}"
+            name = names.get(peer, f"peer {peer}")
+            return f"{when}{name} < {_message(message, len(frames))}"
+        case Note(manager=manager, tasks=tasks):
+            return f"{when}note {_spelled(tasks)} at {manager or 'none'}"
         case Forward(peer=peer, frames=frames):
             return f"{when}{names[peer]} << {_message(codec.decode_to_executor(frames[0]), 0)}"
         case Disconnect(peer=peer):
-            return f"{when}{names[peer]} is let go"
+            return f"{when}{names.get(peer, f'peer {peer}')} is let go"
         case Exit(reason=reason):
             return f"{when}exit: {reason}"
         case Log(level=level, text=text):
@@ -226,12 +274,17 @@ def _entry(names: dict[int, str], action: Action, after: float) -> str:
 def _message(message: m.Message, frames: int) -> str:
     name = type(message).__name__
     match message:
-        case m.Assign(tasks=tasks, functions=functions, forget=forget):
+        case m.Assign(tasks=tasks, functions=functions, forget=forget, received=received):
             text = f"Assign {_spelled(task.id for task in tasks)}"
             text += "".join(f" +{function.name}" for function in functions)
             text += "".join(f" -f{number}" for number in forget)
-            return text + (f" and {frames} frames" if frames else "")
-        case m.Results(manager=manager, tasks=tasks) | m.Started(manager=manager, tasks=tasks):
+            text += f" and {frames} frames" if frames else ""
+            return text + (f", has results up to {received}" if received else "")
+        case m.Acknowledged(received=received):
+            return f"Acknowledged up to {received}"
+        case m.Results(manager=manager, tasks=tasks, number=number):
+            return f"{name} {number} of {manager}: {_spelled(tasks)}"
+        case m.Started(manager=manager, tasks=tasks) | m.Returned(manager=manager, tasks=tasks):
             return f"{name} of {manager}: {_spelled(tasks)}"
         case m.Lost(manager=manager, tasks=tasks):
             return f"Lost with {manager}: {_spelled(tasks)}"
@@ -241,8 +294,8 @@ def _message(message: m.Message, frames: int) -> str:
             return f"Verdicts: cancelled {_spelled(cancelled)}, refused {_spelled(refused)}"
         case m.Answer(request=request, payload=payload, error=error):
             return f"Answer {request}: {error or _plain(msgspec.msgpack.decode(payload)) or 'nothing'}"
-        case m.Welcome():
-            return "Welcome"
+        case m.Welcome(received=received, seen=seen):
+            return "Welcome" + (f": received {received}, seen {seen}" if received or seen else "")
         case _:
             return f"{name} {_plain(msgspec.structs.asdict(message))}".rstrip()
 

@@ -40,6 +40,8 @@ def _value(annotation: typing.Any) -> st.SearchStrategy[typing.Any]:
     arguments = typing.get_args(annotation)
     if origin is list:
         return st.lists(_value(arguments[0]), max_size=3)
+    if origin is tuple:
+        return st.tuples(*map(_value, arguments))
     if origin is dict:
         return st.dictionaries(_value(arguments[0]), _value(arguments[1]), max_size=3)
     if arguments:

@@ -657,10 +657,9 @@ class TestLiveness:
         bench.submit(tasks(1, 2, 3))
         bench.told("a")
         bench.tick(THRESHOLD)
-        *beats, last, gone = bench.told("a")
+        *beats, gone = bench.told("a")
         assert set(map(type, beats)) == {m.Heartbeat}
-        assert isinstance(last, m.Shutdown)
-        assert isinstance(gone, Gone)
+        assert isinstance(gone, Gone), "should it live, it comes back and is told to start over"
         left, lost = bench.told("executor")
         assert left == m.ManagerLeft("a", "host-a", "0", left.reason, lost=True)
         assert "silent for 120.0 s (heartbeat_threshold: 120 s)" in left.reason
@@ -705,8 +704,9 @@ class TestLiveness:
         joined(bench, "a")
         bench.close("a")
         bench.told("a")
-        (left,) = bench.told("executor")
+        left, lost = bench.told("executor")
         assert left.lost
+        assert lost.tasks == [], "nothing was lost with it, and that is known now"
         bench.logged("ERROR")
 
     def test_others_take_over_what_is_submitted_again(self, bench):
@@ -726,16 +726,27 @@ class TestLiveness:
         bench.step()
 
     def test_a_manager_that_comes_back_under_its_id_is_watched_once(self, bench):
-        for _ in range(3):
-            joined(bench, "a")
-            bench.close("a")
-            bench.told("a")
         joined(bench, "a")
-        bench.told("executor")
-        bench.logged("ERROR")
+        for _ in range(3):
+            bench.close("a", gone=False)
+            bench.resume("a")
+            bench.tick(1.0)
+        bench.logged("WARNING")
         bench.tick(3 * PERIOD)
         assert bench.told("a") == [m.Heartbeat()] * 3
-        assert len(bench.reactor._deadlines) == 1
+        bench.tick(THRESHOLD - 3 * PERIOD - 2.0)
+        bench.manager("a", m.Heartbeat())
+        bench.tick(THRESHOLD - 1.0)
+        bench.told("a")
+        assert len(bench.reactor._deadlines) == 1, "what was to be looked at before is out of the way"
+
+    def test_after_a_farewell_its_id_is_free(self, bench):
+        joined(bench, "a")
+        bench.manager("a", m.Draining("a", "drained"))
+        bench.manager("a", m.Leaving("a", "drained"))
+        bench.told("a")
+        bench.told("executor")
+        joined(bench, "a")
 
 
 # ---------------------------------------------------------------------------------------------------- refusal

@@ -278,7 +278,7 @@ class TestPackages:
         requests = self.questions(bench, "a", "b")
         bench.manager("b", m.Answer(requests["b"], codec.encode({"numpy": "2"})))
         bench.close("a")
-        answer, _ = bench.told("executor")
+        answer, *_ = bench.told("executor")
         assert msgspec.msgpack.decode(answer.payload) == {"b": {"numpy": "2"}}
         bench.told("a")
         bench.logged("ERROR")
@@ -296,7 +296,7 @@ class TestPackages:
         bench.join("a")
         bench.ask("packages")
         bench.tick(4 * PERIOD)
-        answer, left = bench.told("executor")
+        answer, left, _ = bench.told("executor")
         assert msgspec.msgpack.decode(answer.payload) == {}
         assert left.lost
         bench.told("a")

@@ -86,6 +86,7 @@ class Hall:
         self.numbers = itertools.count(1)
         self.assigned: dict[int, list[int]] = {}
         self.spent = 0
+        self.executor(m.Restore())
         self.executor(m.Submit([], [m.Function(1, "f", b"")]))
 
     def join(self, count: int, **options: Any) -> None:

@@ -347,7 +347,7 @@ class Futures:
         return [number for number, future in self.futures.items() if not future.done()]
 
     def hear(self, message: Any, frames: list[bytes], events: Mapping[int, FutureEvent]) -> None:
-        self.reactor.interchange_said(message, frames)
+        self.reactor.interchange_said(message, frames, 0.0)
         self.look(events)
 
     def add(self) -> None:

@@ -20,15 +20,20 @@ class Watch:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        states: Callable[[], Mapping[int, Any]],
+        states: Callable[[], Mapping[Any, Any]],
         observed: set[tuple[Any, Any, Any]] | None = None,
     ) -> None:
         self.lifecycle = lifecycle
         self.observed: set[tuple[Any, Any, Any]] = set() if observed is None else observed
         self._states = states
-        self._before = dict(states())
+        self._before: dict[Any, Any] = {}
+        self.begin()
 
-    def look(self, events: Mapping[int, Any]) -> None:
+    def begin(self) -> None:
+        """Take the states as they are now, however they came to be so."""
+        self._before = dict(self._states())
+
+    def look(self, events: Mapping[Any, Any]) -> None:
         """A step is over in which these events happened to entities, one to each, and nothing to the others."""
         initial = self.lifecycle.initial
         after = dict(self._states())

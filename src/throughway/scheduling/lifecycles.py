@@ -54,23 +54,40 @@ class ManagerState(Enum):
     OPEN = "registered: is given tasks as long as it has room"
     HELD = "is given nothing until it is released"
     DRAINING = "is given nothing any more, and finishes what it has"
+    ABSENT = "has no connection, and is given nothing until it comes back"
+    ABSENT_HELD = "the same, and is held when it comes back"
+    ABSENT_DRAINING = "the same, and drains when it comes back"
     LEFT = "went by itself, with nothing left"
-    LOST = "is gone: each of its tasks is reported as lost"
+    LOST = "is given up: each of its tasks is reported as lost, and what it still says is dropped"
     REFUSED = "was turned away, with the reason"
 
 
 class ManagerEvent(Enum):
     """What changes a manager's state."""
 
-    WELCOME = "its hello fits"
-    REFUSE = "its hello does not fit: protocol, Python version, id, sizes; or the run ends"
+    EXPECT = "the executor tells that a former interchange had it"
+    EXPECT_HELD = "the same, and that it is held"
+    WELCOME = "its hello fits, whether it comes for the first time or back"
+    WELCOME_DRAINING = "its hello fits, and it drains: so it says, or its block is scaled in"
+    REFUSE = "its hello does not fit: protocol, Python version, id, sizes; it was given up; or the run ends"
     HOLD = "the executor holds it"
     RELEASE = "the executor releases it"
     DRAIN = "the executor drains it, its time is over, or it says that it drains"
     LEAVE = "it says that it leaves"
-    CLOSE = "its connection ends"
-    SILENCE = "nothing came from it for the heartbeat threshold"
+    CUT = "its connection to another machine breaks"
+    CLOSE = "its connection ends, and its process is gone with it"
+    DIED = "another process of its node tells that it is dead"
+    SILENCE = "it is silent, or away, for longer than it may be"
 
+
+_LOST: Mapping[ManagerEvent, ManagerState] = {
+    ManagerEvent.CLOSE: ManagerState.LOST,
+    ManagerEvent.SILENCE: ManagerState.LOST,
+}
+_LOST_WHILE_ABSENT: Mapping[ManagerEvent, ManagerState] = {
+    ManagerEvent.DIED: ManagerState.LOST,
+    ManagerEvent.SILENCE: ManagerState.LOST,
+}
 
 MANAGER = Lifecycle(
     "manager",
@@ -79,25 +96,48 @@ MANAGER = Lifecycle(
     frozenset({ManagerState.LEFT, ManagerState.LOST, ManagerState.REFUSED}),
     {
         ManagerState.NEW: {
+            ManagerEvent.EXPECT: ManagerState.ABSENT,
+            ManagerEvent.EXPECT_HELD: ManagerState.ABSENT_HELD,
             ManagerEvent.WELCOME: ManagerState.OPEN,
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
             ManagerEvent.REFUSE: ManagerState.REFUSED,
         },
         ManagerState.OPEN: {
             ManagerEvent.HOLD: ManagerState.HELD,
             ManagerEvent.DRAIN: ManagerState.DRAINING,
-            ManagerEvent.CLOSE: ManagerState.LOST,
-            ManagerEvent.SILENCE: ManagerState.LOST,
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
+            ManagerEvent.CUT: ManagerState.ABSENT,
+            **_LOST,
         },
         ManagerState.HELD: {
             ManagerEvent.RELEASE: ManagerState.OPEN,
             ManagerEvent.DRAIN: ManagerState.DRAINING,
-            ManagerEvent.CLOSE: ManagerState.LOST,
-            ManagerEvent.SILENCE: ManagerState.LOST,
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
+            ManagerEvent.CUT: ManagerState.ABSENT_HELD,
+            **_LOST,
         },
         ManagerState.DRAINING: {
             ManagerEvent.LEAVE: ManagerState.LEFT,
-            ManagerEvent.CLOSE: ManagerState.LOST,
-            ManagerEvent.SILENCE: ManagerState.LOST,
+            ManagerEvent.CUT: ManagerState.ABSENT_DRAINING,
+            **_LOST,
+        },
+        ManagerState.ABSENT: {
+            ManagerEvent.WELCOME: ManagerState.OPEN,
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
+            ManagerEvent.HOLD: ManagerState.ABSENT_HELD,
+            ManagerEvent.DRAIN: ManagerState.ABSENT_DRAINING,
+            **_LOST_WHILE_ABSENT,
+        },
+        ManagerState.ABSENT_HELD: {
+            ManagerEvent.WELCOME: ManagerState.HELD,
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
+            ManagerEvent.RELEASE: ManagerState.ABSENT,
+            ManagerEvent.DRAIN: ManagerState.ABSENT_DRAINING,
+            **_LOST_WHILE_ABSENT,
+        },
+        ManagerState.ABSENT_DRAINING: {
+            ManagerEvent.WELCOME_DRAINING: ManagerState.DRAINING,
+            **_LOST_WHILE_ABSENT,
         },
     },
 )
@@ -115,12 +155,15 @@ class TaskState(Enum):
     ASSIGNED_CANCELLING = "the same, and the manager is asked not to start it"
     RUNNING = "runs, as its manager told; of short tasks it does not tell"
     RUNNING_CANCELLING = "the same, and the manager is asked to end it"
-    SETTLED = "its end was passed on to the executor: a result, cancelled, or lost"
+    SETTLED = (
+        "its end was passed on to the executor: a result, cancelled, or lost; or it was handed back to it"
+    )
 
 
 class TaskEvent(Enum):
     """What changes a task's state."""
 
+    EXPECT = "the executor tells that a former interchange had sent it to a manager"
     SUBMIT = "the executor submits it, for the first time or for another try"
     ASSIGN = "it is assigned to a manager with room"
     STARTED = "its manager tells that it has been running for a moment"
@@ -130,6 +173,10 @@ class TaskEvent(Enum):
     CANCELLED = "its manager tells that it will never run"
     REFUSED = "its manager tells that it runs, or has ended"
     LEFT = "its manager left before it saw the task"
+    MISSING = "its manager came back, and never saw the task or gave it back"
+    HANDED_BACK = (
+        "the same, or it is given back unstarted, where only the executor knows more than its number"
+    )
     LOST = "its manager is lost"
 
 
@@ -139,7 +186,10 @@ TASK = Lifecycle(
     TaskState.NEW,
     frozenset({TaskState.SETTLED}),
     {
-        TaskState.NEW: {TaskEvent.SUBMIT: TaskState.QUEUED},
+        TaskState.NEW: {
+            TaskEvent.SUBMIT: TaskState.QUEUED,
+            TaskEvent.EXPECT: TaskState.ASSIGNED,
+        },
         TaskState.QUEUED: {
             TaskEvent.ASSIGN: TaskState.ASSIGNED,
             TaskEvent.CANCEL: TaskState.SETTLED,
@@ -150,6 +200,8 @@ TASK = Lifecycle(
             TaskEvent.RETURNED: TaskState.QUEUED,
             TaskEvent.CANCEL: TaskState.ASSIGNED_CANCELLING,
             TaskEvent.LEFT: TaskState.QUEUED,
+            TaskEvent.MISSING: TaskState.QUEUED,
+            TaskEvent.HANDED_BACK: TaskState.SETTLED,
             TaskEvent.LOST: TaskState.SETTLED,
         },
         TaskState.ASSIGNED_CANCELLING: {
@@ -159,6 +211,7 @@ TASK = Lifecycle(
             TaskEvent.CANCELLED: TaskState.SETTLED,
             TaskEvent.REFUSED: TaskState.ASSIGNED,
             TaskEvent.LEFT: TaskState.SETTLED,
+            TaskEvent.MISSING: TaskState.SETTLED,
             TaskEvent.LOST: TaskState.SETTLED,
         },
         # A manager takes a task that its worker has had for a moment for running. Now and then the worker has not
@@ -166,6 +219,8 @@ TASK = Lifecycle(
         TaskState.RUNNING: {
             TaskEvent.RESULT: TaskState.SETTLED,
             TaskEvent.RETURNED: TaskState.QUEUED,
+            TaskEvent.MISSING: TaskState.QUEUED,
+            TaskEvent.HANDED_BACK: TaskState.SETTLED,
             TaskEvent.CANCEL: TaskState.RUNNING_CANCELLING,
             TaskEvent.LOST: TaskState.SETTLED,
         },
@@ -174,6 +229,7 @@ TASK = Lifecycle(
             TaskEvent.RETURNED: TaskState.SETTLED,
             TaskEvent.CANCELLED: TaskState.SETTLED,
             TaskEvent.REFUSED: TaskState.RUNNING,
+            TaskEvent.MISSING: TaskState.SETTLED,
             TaskEvent.LOST: TaskState.SETTLED,
         },
         TaskState.SETTLED: {TaskEvent.SUBMIT: TaskState.QUEUED},
