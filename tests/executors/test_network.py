@@ -153,16 +153,29 @@ def test_a_killed_manager_is_noticed_at_once(executor: HighThroughputExecutor, t
     wait_until(lambda: len(executor.connected_managers()) == 2, 30, "another manager in its place")
 
 
-def test_a_killed_interchange_is_noticed_at_once(executor: HighThroughputExecutor, tmp_path: Path) -> None:
-    future = executor.submit(tasks.hold, str(tmp_path / "never"), str(tmp_path / "started"))
-    wait_until((tmp_path / "started").exists, 20, "it to run")
-    pids = [view.pid for view in executor.connected_managers()]
+def test_a_killed_interchange_is_replaced_at_the_same_port(
+    executor: HighThroughputExecutor, tmp_path: Path
+) -> None:
+    gate, started = tmp_path / "gate", tmp_path / "started"
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    running = executor.submit(tasks.hold, str(gate), str(started))
+    wait_until(started.exists, 20, "it to run")
+    before = {view.manager for view in executor.connected_managers()}
+    waiting = [executor.submit(tasks.count_run, str(marks), number) for number in range(500)]
+    port = port_of(executor)
     os.kill(run_of(executor).shell.interchange_pid, signal.SIGKILL)
-    with pytest.raises(throughway.InterchangeLost):
-        future.result(timeout=20)
-    from tests.processes import alive
-
-    wait_until(lambda: not any(map(alive, pids)), 20, "the managers to end")
+    waiting += [executor.submit(tasks.count_run, str(marks), number) for number in range(500, 600)]
+    for future in waiting:
+        future.result(timeout=30)
+    gate.touch()
+    assert running.result(timeout=20) == int(started.read_text())
+    assert [len(path.read_text()) for path in marks.iterdir()] == [1] * 600
+    wait_until(
+        lambda: {view.manager for view in executor.connected_managers()} == before, 20, "both to be back"
+    )
+    assert port_of(executor) == port
+    assert run_of(executor).reactor.restarts == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- ports
