@@ -1,7 +1,5 @@
 """Throughway's executor as Parsl calls it, without Parsl's data flow kernel in front of it."""
 
-# ruff: noqa: E402 - only where Parsl is there
-
 from __future__ import annotations
 
 import inspect
@@ -311,6 +309,21 @@ def test_managers_and_blocks_are_told_in_the_words_of_parsl(make: Make) -> None:
     assert executor.connected_blocks() == ["0"], "the history stays"
 
 
+def test_a_block_that_failed_says_why_its_managers_were_refused(make: Make) -> None:
+    executor = make(launch_cmd="exit 3 # {config}")
+    wait_until(lambda: executor.status()["0"].terminal, 30)
+    assert executor._blocks is not None
+    executor._blocks.manager_refused("0", "it runs another Python")
+    for _ in range(2):
+        status = executor.status()["0"]
+        assert (status.state, status.exit_code) == (JobState.MISSING, 3)
+        assert status.message.count("it runs another Python") == 1
+    future = executor.submit(double, {}, 1)
+    executor.handle_errors(executor.status())
+    with pytest.raises(BadStateException, match="it runs another Python"):
+        future.result(30)
+
+
 def test_many_threads_ask_at_once(make: Make) -> None:
     executor = make()
     managers(executor)
@@ -446,7 +459,6 @@ INHERITED = {
     "initialize_scaling",
     "logdir",
     "mpi_launcher",
-    "status",
     "worker_logdir",
 }
 """What of Parsl's class is used as it is: none of it touches the wires of Parsl's executor."""

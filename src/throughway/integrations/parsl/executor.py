@@ -20,7 +20,7 @@ from parsl.executors.errors import BadStateException, ScalingFailed
 from parsl.executors.high_throughput.executor import HighThroughputExecutor as ParslHtex
 from parsl.executors.high_throughput.manager_selector import BlockIdManagerSelector, RandomManagerSelector
 from parsl.executors.status_handling import BlockProviderExecutor
-from parsl.jobs.states import TERMINAL_STATES
+from parsl.jobs.states import TERMINAL_STATES, JobStatus
 from parsl.monitoring.radios.htex import HTEXRadio
 
 from throughway import errors as core_errors
@@ -451,6 +451,15 @@ class HighThroughputExecutor(ParslHtex):
     def connected_blocks(self) -> list[str]:
         """The ids of all blocks from which a manager has ever registered."""
         return self._blocks.connected() if self._blocks is not None else []
+
+    def status(self) -> dict[str, JobStatus]:
+        """The state of each block, and why its managers left; one that ended without any is MISSING."""
+        statuses: dict[str, JobStatus] = super().status()
+        for block, status in statuses.items():
+            said = self._blocks.said(block) if self._blocks is not None else ""
+            if said and status.terminal and said not in (status.message or ""):
+                status.message = f"{status.message}; {said}" if status.message else said
+        return statuses
 
     # --------------------------------------------------------------------------------------------------- scaling
 
