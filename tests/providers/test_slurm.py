@@ -19,7 +19,7 @@ from throughway.providers import (
     SubmitFailure,
 )
 from throughway.providers.command import CommandResult
-from throughway.providers.slurm import STATES
+from throughway.providers.slurm_answers import STATES
 
 SPEC = JobSpec("throughway-ab12-0", ["python", "-m", "x"], 2, "/runs/one", {"A": "b c"}, ["n9", "n10"])
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import inspect
 import logging
 import os
-import shlex
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -22,7 +20,6 @@ from typing import Any, ClassVar
 import msgspec
 
 from throughway.errors import ConfigurationError
-from throughway.launchers import forwarding
 from throughway.launchers.interface import Launcher
 from throughway.launchers.single_node import SimpleLauncher, SingleNodeLauncher
 from throughway.providers import command, parameters
@@ -30,7 +27,6 @@ from throughway.providers.command import CommandFailed, CommandResult, CommandTi
 from throughway.providers.interface import (
     BLOCK_END_VARIABLE,
     JOB_PREFIX,
-    JOB_VARIABLE,
     JobId,
     JobSpec,
     JobState,
@@ -40,6 +36,7 @@ from throughway.providers.interface import (
     SchedulerError,
     SubmitFailure,
 )
+from throughway.providers.job_script import job_script
 
 logger = logging.getLogger("throughway.providers")
 
@@ -54,22 +51,6 @@ REMEMBERED = 1000
 
 DOUBTS = 3
 """Looks for a job of which it is not known whether it was submitted, before the matter is closed."""
-
-_HAND_ON_THE_WARNING = """\
-hand_on() {
-    # The scheduler itself sends SIGTERM to all processes of the job; a second one would mean: at once.
-    [ "$1" != USR1 ] || kill -s USR1 "${starters[@]}" 2>/dev/null
-}
-"""
-
-_TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
-
-
-@functools.cache
-def template(name: str) -> str:
-    """The text of a file in ``templates``."""
-    with open(os.path.join(_TEMPLATES, name), encoding="utf-8") as file:
-        return file.read()
 
 
 class KnownJob:
@@ -270,39 +251,15 @@ class BatchProvider(ABC):
 
     def render(self, spec: JobSpec) -> str:
         """The job's script. It is the whole of it: what is not in it is not run."""
-        launched = shlex.join(spec.command)
-        node_init = ""
-        if self.node_init.strip():
-            path = _node_script(spec)
-            node_init = _node_init(path, self.node_init, launched)
-            launched = f"bash {shlex.quote(path)}"
-        exports = [f"export {JOB_VARIABLE}={shlex.quote(spec.name)}", self.block_end()]
-        exports += [f"export {key}={shlex.quote(value)}" for key, value in spec.environment.items()]
-        exports.append(self.preamble())
-        head = [
-            line for line in (*self.directives(spec), *self.scheduler_options.splitlines()) if line.strip()
-        ]
-        worker_init = self.worker_init.strip()
-        return template("job.sh").format(
-            directives="\n".join(head),
-            name=spec.name,
-            nodes=spec.nodes,
-            exit_file=shlex.quote(spec.exit_file),
-            directory=shlex.quote(os.getcwd()),
-            environment="\n".join(line for line in exports if line) + "\n",
-            worker_init=f"# worker_init\n{worker_init}\n" if worker_init else "",
-            node_init=node_init,
-            launch=self._launched(launched, spec.nodes),
+        return job_script(
+            spec,
+            directives=[*self.directives(spec), *self.scheduler_options.splitlines()],
+            setup=[self.block_end(), self.preamble()],
+            worker_init=self.worker_init,
+            node_init=self.node_init,
+            launcher=self.launcher,
+            signals_all=self.signals_all,
         )
-
-    def _launched(self, line: str, nodes: int) -> str:
-        text = self.launcher(line, nodes).strip()
-        if "\n" in text.replace(line, ""):
-            return text
-        # A shell that waits for a command in the foreground would hand nothing on.
-        if self.signals_all:
-            return forwarding.keep(forwarding.deaf(text), hand_on=_HAND_ON_THE_WARNING).rstrip()
-        return forwarding.keep(forwarding.deaf(text)).rstrip()
 
     def submit(self, specs: Sequence[JobSpec]) -> list[JobId | SubmitFailure]:
         """Submit one job after the other. Where the scheduler does not answer, the rest is not tried."""
@@ -530,19 +487,6 @@ def _unwritten(spec: JobSpec, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free space there, or give run_dir on another disk"
     return f"its script {spec.script} cannot be written: {error}. Remedy: {remedy}"
-
-
-def _node_script(spec: JobSpec) -> str:
-    return os.path.join(spec.folder, f"{spec.name}.node.sh")
-
-
-def _node_init(path: str, text: str, launched: str) -> str:
-    """Bash text that writes the script which runs on every node: a file needs no quoting on its way there."""
-    end = "end-of-node-init"
-    while end in text or end in launched:
-        end += "-"
-    quoted = shlex.quote(path)
-    return f"# node_init, on every node\ncat >{quoted} <<'{end}' || exit\n{text.strip()}\nexec {launched}\n{end}\n"
 
 
 def _parameters(kind: type[BatchProvider]) -> dict[str, inspect.Parameter]:
