@@ -218,7 +218,7 @@ def test_never_more_than_max_blocks_and_one_retry_at_a_time() -> None:
 
 def test_gives_up_with_what_the_blocks_said(tmp_path: Path) -> None:
     rig = Rig()
-    rig.controller._folder = str(tmp_path)
+    rig.controller._submitter.folder = str(tmp_path)
     for k in range(3):
         rig.settle()
         Path(rig.provider.specs[k].stderr).write_text("ModuleNotFoundError: No module named throughway\n")
@@ -259,6 +259,19 @@ def test_submissions_that_fail_count_the_same_way() -> None:
     rig.run(20)
     assert rig.provider.batches == [5, 1, 1]
     assert str(rig.errors[0]).count("no job, failed: sbatch: error: invalid partition 'x'") == 7
+
+
+def test_a_submission_that_could_only_fail_again_is_not_repeated() -> None:
+    rig = Rig()
+    rig.provider.refusals = [SubmitFailure("invalid partition 'x'", permanent=True)] * 3
+    rig.run(20)
+    assert rig.provider.batches == [1]
+    assert "the attempt to get a block from the fake provider failed" in str(rig.errors[0])
+    rig = Rig(handler=False)
+    rig.provider.refusals = [SubmitFailure("invalid partition 'x'", permanent=True)] * 3
+    rig.run(20)
+    assert rig.errors == []
+    assert len(rig.provider.running()) == 1
 
 
 def test_a_provider_that_raises_counts_the_same_way() -> None:

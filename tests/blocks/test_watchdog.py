@@ -36,7 +36,7 @@ class Scheduler(FakeProvider):
         def sleep(seconds: float) -> None:
             self.clock.now += seconds
 
-        return cancel_jobs(self, "r1", LOGGER, clock=self.clock, sleep=sleep, **options)  # type: ignore[arg-type]
+        return cancel_jobs(self, "r1", LOGGER, clock=self.clock, sleep=sleep, **options)
 
 
 def test_all_jobs_are_cancelled() -> None:

@@ -130,6 +130,7 @@ def test_scale_out_and_in_by_hand(make: Make, tmp_path: Path) -> None:
     executor = make(init=1, most=3, strategy="none", max_workers_per_node=1)
     assert executor.scale_in(5) == []
     executor.start()
+    wait_until(lambda: live(executor) == ["0"], 20, "the first block")
     assert executor.scale_out(2) == ["1", "2"]
     with pytest.raises(ValueError, match="max_blocks=3"):
         executor.scale_out()

@@ -162,11 +162,12 @@ def test_the_jobs_of_a_killed_process_are_cancelled(slurm: SlurmCluster, tmp_pat
     wait_until(lambda: "no job of run" in log.read_text(), 30, log.read_text)
 
 
-def test_a_job_that_vanishes_is_replaced(slurm: SlurmCluster) -> None:
+def test_a_block_whose_manager_dies_is_replaced(slurm: SlurmCluster) -> None:
     provider = SlurmProvider(init_blocks=1, max_blocks=1, walltime="00:05:00", status_polling_interval=1)
     with HighThroughputExecutor(provider=provider, max_workers_per_node=1) as executor:
         assert executor.submit(nap, 1).result(60) == 1
-        slurm.run("scancel", "--signal=KILL", "--full", executor.blocks()[0].job_id)
+        (manager,) = executor.connected_managers()
+        os.kill(manager.pid, signal.SIGKILL)
         wait_until(lambda: executor.connected_managers() == [], 30, "its manager to be gone")
         assert executor.options(retries=3).submit(nap, 2).result(90) == 2
         assert len({block.job_id for block in executor.blocks()}) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -10,28 +9,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from throughway.blocks import failure
-from throughway.blocks.hosts import Hosts
+from throughway.blocks.inquiries import Ask, Inquiries
+from throughway.blocks.managers import Manager, Managers
 from throughway.blocks.plan import Plan, Strategy, plan
 from throughway.blocks.policy import MAX_IDLETIME, BlockPolicy, policy_for
-from throughway.blocks.record import BlockRecord, BlocksRecord, write_blocks
+from throughway.blocks.record import BlocksRecord, Recorder, block_record
 from throughway.blocks.state import Block, BlockView, Ledger
 from throughway.blocks.strategies import none, strategy_for
+from throughway.blocks.submission import Submitter
 from throughway.blocks.watchdog import Watchdog
 from throughway.errors import ConfigurationError, ExecutorFailed
-from throughway.protocol.views import DrainView, LoadView
-from throughway.providers.interface import (
-    JobId,
-    JobSpec,
-    JobStatus,
-    Provider,
-    SubmitFailure,
-    job_name,
-)
+from throughway.providers.interface import JobId, JobStatus, Provider, SubmitFailure
 
 logger = logging.getLogger("throughway.blocks")
 
@@ -44,18 +35,9 @@ STOP_TIMEOUT_ELSEWHERE = 30.0
 KILL_TIMEOUT = {True: 3.0, False: 15.0}
 """Seconds that killed jobs have to be gone: on this machine, and elsewhere."""
 
-RECORD_SPACING = 0.5
-"""Seconds between two writings of the record of the blocks, at least."""
-
-LOOK_SPACING = 1.0
-"""Seconds between two questions for the managers' idleness, at least."""
-
 _LONGEST_SILENCE = 600.0
 _FIRST_LOOK = {True: 0.002, False: 1.0}
 _LAST_LOOK = {True: 0.05, False: 10.0}
-
-Told: TypeAlias = Callable[[bytes | None], None]
-"""Takes an answer of the interchange, None where there is none."""
 
 
 class ExecutorView:
@@ -94,13 +76,6 @@ class _Phase(Enum):
     KEEPING = 1
     ENDING = 2
     ENDED = 3
-
-
-class _Manager(NamedTuple):
-    block: str
-    host: str
-    workers: int
-    joined_at: float
 
 
 class BlockController:
@@ -144,7 +119,7 @@ class BlockController:
         max_idletime: float = MAX_IDLETIME,
         workers_per_node: float = 1.0,
         tasks: Callable[[], int] = lambda: 0,
-        ask: Callable[[str, str, Told], None] | None = None,
+        ask: Ask | None = None,
         notice: Callable[[float], None] = lambda count: None,
         record: str | None = None,
         watchdog: Watchdog | None = None,
@@ -158,12 +133,11 @@ class BlockController:
             )
         self.label = label
         self._provider = provider
-        self._run_id = run
-        self._folder = folder
-        self._command_for = command_for
+        self._submitter = Submitter(
+            provider, run=run, folder=folder, command_for=command_for, environment=environment or {}
+        )
         self._on_failure = on_failure
         self._handler = None if isinstance(block_error_handler, bool) else block_error_handler
-        self._environment = dict(environment or {})
         self._strategy = strategy_for(strategy)
         self.policy = policy or policy_for(
             provider,
@@ -172,9 +146,8 @@ class BlockController:
             follows=self._strategy is not none,
         )
         self._tasks = tasks
-        self._interchange = ask
         self._notice = notice
-        self._record_folder = record
+        self._recorder = None if record is None else Recorder(record, clock)
         self._watchdog = watchdog
         self._clock = clock
         self._lock = threading.Lock()
@@ -183,8 +156,7 @@ class BlockController:
         # Guarded by the lock.
         self._ledger = Ledger(self.policy)
         self._ledger.workers_per_node = max(1.0, workers_per_node)
-        self._managers: dict[str, _Manager] = {}
-        self._hosts = Hosts()
+        self._managers = Managers()
         self._opened: deque[list[Block]] = deque()
         """blocks that were added by hand, and are to be submitted"""
         self._drains: deque[tuple[str, bool]] = deque()
@@ -193,7 +165,6 @@ class BlockController:
         """hosts to be left out"""
         self._phase = _Phase.KEEPING
         self._touched = False
-        self._look_wanted = False
         self._condemned: ExecutorFailed | None = None
         self._failed = False
         self._kill_at = math.inf
@@ -202,16 +173,20 @@ class BlockController:
         self._poll_at = math.inf
         self._unanswered = 0
         self._look = 0.0
-        self._looking_since = -math.inf
         self._asked: set[JobId] = set()
         self._killing = False
         self._killed = False
         self._shown = 0
-        self._recorded = -1
-        self._record_at = -math.inf
         self._watching = False
-        self._introduced = self._strategy is none
-        """whether the interchange knows what this controller wants to be told"""
+        self._inquiries = Inquiries(
+            label,
+            self._ledger,
+            self._lock,
+            ask=ask,
+            touch=self._touch,
+            clock=clock,
+            introduced=self._strategy is none,
+        )
 
     # ------------------------------------------------------------------------------------ from other threads
 
@@ -253,14 +228,11 @@ class BlockController:
     def manager_joined(self, block: str, manager: str = "", host: str = "", workers: int = 1) -> None:
         """A manager has registered, with an id of its own. One of a block that is not one of ours is left alone."""
         with self._wake:
-            if manager and manager in self._managers:
-                # It is only back, or its interchange is another one.
-                return
             now = self._clock()
+            if not self._managers.joined(manager, Manager(block, host, workers, now)):
+                return
             if self._ledger.stranded:
-                self._look_wanted = True
-            self._managers[manager or f"{block}/{len(self._managers)}"] = _Manager(block, host, workers, now)
-            self._hosts.joined(host)
+                self._inquiries.wanted = True
             self._ledger.joined(block, workers, now)
             self._touch()
 
@@ -268,17 +240,19 @@ class BlockController:
         """A manager that had registered is gone: drained, or ``lost``."""
         with self._wake:
             now = self._clock()
-            known = manager or next((name for name, one in self._managers.items() if one.block == block), "")
-            gone = self._managers.pop(known, None)
+            gone = self._managers.left(manager, block)
             if gone is None and manager:
                 return
             ours = self._ledger.live.get(block)
             if gone is not None and gone.host and not self._provider.local:
                 asked = lost and ours is not None and (ours.forced or ours.cancelling)
                 lived = now - gone.joined_at
-                for name in self._hosts.left(gone.host, lost and not asked, reason, lived):
+                for name in self._managers.hosts.left(gone.host, lost and not asked, reason, lived):
                     logger.warning(
-                        "executor %r leaves out host %s: %s", self.label, name, self._hosts.left_out[name]
+                        "executor %r leaves out host %s: %s",
+                        self.label,
+                        name,
+                        self._managers.hosts.left_out[name],
                     )
                     self._refusals.append(name)
             self._ledger.left(block, 0 if gone is None else gone.workers, reason, lost, now)
@@ -292,7 +266,7 @@ class BlockController:
 
     def loads(self, payload: bytes) -> None:
         """What the interchange says its managers have to do (the answer to ``blocks``)."""
-        self._on_loads(payload)
+        self._inquiries.answered(payload)
 
     def demand(self) -> None:
         """There are more outstanding tasks than the last `notice` named."""
@@ -302,7 +276,7 @@ class BlockController:
     def stranded(self) -> None:
         """Tasks wait whose walltime is longer than what any manager with room has left."""
         with self._wake:
-            self._look_wanted = True
+            self._inquiries.wanted = True
             self._touch()
 
     def interchange_restarted(self) -> None:
@@ -311,9 +285,8 @@ class BlockController:
             for block in self._ledger.live.values():
                 if block.asked_to_drain or block.scaled_in:
                     self._drains.append((block.id, block.forced))
-            self._refusals.extend(self._hosts.left_out)
-            self._looking_since = -math.inf
-            self._introduced = False
+            self._refusals.extend(self._managers.hosts.left_out)
+            self._inquiries.forget()
             self._touch()
 
     def scale_out(self, count: int) -> list[str]:
@@ -378,7 +351,7 @@ class BlockController:
     def left_out(self) -> dict[str, str]:
         """The hosts that are left out, and why."""
         with self._lock:
-            return dict(self._hosts.left_out)
+            return dict(self._managers.hosts.left_out)
 
     def fail(self, error: Exception | str) -> None:
         """Give up with ``error``: ``on_failure`` is called with it, and all jobs are cancelled."""
@@ -425,13 +398,13 @@ class BlockController:
         if condemned is not None or todo.give_up:
             self._give_up(condemned or self._failure())
             return self._clock()
-        self._drain([(block, False) for block in todo.drain], "drain_idle_block")
+        self._inquiries.drain([(block, False) for block in todo.drain], "drain_idle_block")
         self._cancel_empty()
         record_at = self._write_record()
         if todo.start:
             self._start_blocks(todo.start)
             return self._clock()
-        look_at = self._ask_for_loads() if todo.look or self._look_wanted else math.inf
+        look_at = self._inquiries.look() if todo.look or self._inquiries.wanted else math.inf
         self._notice(todo.notice_at)
         if self._tasks() >= todo.notice_at:
             # They came while it was planned, and were not noticed.
@@ -466,9 +439,7 @@ class BlockController:
 
     def _act_by_hand(self) -> None:
         """What users asked for, and what follows from hosts that are left out."""
-        if not self._introduced:
-            self._introduced = True
-            self._ask("tell_stranded", "", lambda payload: None)
+        self._inquiries.introduce()
         while True:
             with self._lock:
                 opened = self._opened.popleft() if self._opened else None
@@ -477,68 +448,11 @@ class BlockController:
                 refusals = list(self._refusals)
                 self._refusals.clear()
             for host in refusals:
-                self._ask("refuse_host", host, lambda payload: None)
-            self._drain(drains, "drain_block")
+                self._inquiries.refuse(host)
+            self._inquiries.drain(drains, "drain_block")
             if opened is None:
                 return
             self._submit(opened)
-
-    def _ask(self, topic: str, subject: str, told: Told) -> None:
-        if self._interchange is not None:
-            self._interchange(topic, subject, told)
-
-    def _ask_for_loads(self) -> float:
-        """Ask how idle the managers are; when to try again, should it be too soon or be answered by nobody."""
-        with self._lock:
-            now = self._clock()
-            again = max(self._ledger.looked_at, self._looking_since) + LOOK_SPACING
-            if self._interchange is None:
-                self._look_wanted = False
-                return math.inf
-            if now < self._looking_since + _LONGEST_SILENCE and self._looking_since > self._ledger.looked_at:
-                return self._looking_since + _LONGEST_SILENCE
-            if now < again and self._looking_since > -math.inf:
-                return again
-            self._look_wanted = False
-            self._looking_since = now
-        self._ask("blocks", "", self._on_loads)
-        return math.inf
-
-    def _on_loads(self, payload: bytes | None) -> None:
-        with self._wake:
-            loads = LoadView([]) if payload is None else msgspec.msgpack.decode(payload, type=LoadView)
-            hopeless = self._ledger.hopeless
-            self._ledger.looked(loads.blocks, loads.stranded, self._clock())
-            if self._ledger.hopeless and not hopeless:
-                logger.warning(
-                    "executor %r: %d tasks wait whose walltime is longer than what even a fresh block has left: they "
-                    "never run; give the provider a longer walltime, or tasks a shorter one",
-                    self.label,
-                    loads.stranded,
-                )
-            self._touch()
-
-    def _drain(self, blocks: Iterable[tuple[str, bool]], topic: str) -> None:
-        for block, force in blocks:
-            with self._lock:
-                live = self._ledger.live.get(block)
-                # Those that users named are marked already.
-                if live is None or not (live.asked_to_drain or live.scaled_in):
-                    if not self._ledger.ask_to_drain(block, force=force):
-                        continue
-                    live = self._ledger.live[block]
-                empty = not live.managers
-            logger.info("block %s is scaled in%s", block, " by force" if force else "")
-            if self._interchange is None:
-                self._on_drained(block, msgspec.msgpack.encode(DrainView(empty or force)))
-            else:
-                self._ask(topic, block, functools.partial(self._on_drained, block))
-
-    def _on_drained(self, block: str, payload: bytes | None) -> None:
-        with self._wake:
-            accepted = payload is not None and msgspec.msgpack.decode(payload, type=DrainView).accepted
-            self._ledger.drain_answered(block, accepted, self._clock())
-            self._touch()
 
     def _cancel_empty(self) -> None:
         """End the jobs of blocks that were scaled in and have nothing left."""
@@ -603,47 +517,31 @@ class BlockController:
 
     def _submit(self, blocks: list[Block]) -> None:
         provider = self._provider
-        count = len(blocks)
-        outcomes: list[JobId | SubmitFailure]
-        try:
-            if self._watchdog is not None and not self._watching:
+        if self._watchdog is not None and not self._watching:
+            self._watching = True
+            try:
                 self._watchdog.start(provider)
-                self._watching = True
-            specs = [self._spec(block) for block in blocks]
-            outcomes = self._checked(provider.submit(specs), count)
-        except Exception as error:
-            logger.warning("no block could be submitted to the %s provider", provider.label, exc_info=True)
-            text = str(error) or repr(error)
-            outcomes = [SubmitFailure(f"the {provider.label} provider could not submit it: {text}")] * count
+            except OSError as error:
+                logger.warning(
+                    "should this process be killed, nobody cancels its jobs: their watchdog does not start: %s",
+                    error,
+                )
+        with self._lock:
+            exclude = sorted(self._managers.hosts.left_out)
+        outcomes = self._submitter.submit(blocks, exclude)
         with self._lock:
             for block, outcome in zip(blocks, outcomes, strict=True):
                 if isinstance(outcome, SubmitFailure):
                     logger.warning("block %s was not submitted: %s", block.id, outcome.message)
-                    self._ledger.not_submitted(block, outcome.message, self._clock())
+                    self._ledger.not_submitted(
+                        block, outcome.message, self._clock(), permanent=outcome.permanent
+                    )
                 else:
                     logger.info("block %s is job %s of the %s provider", block.id, outcome, provider.label)
                     self._ledger.submitted(block, outcome)
         now = self._clock()
         due = now + provider.status_polling_interval
         self._poll_at = min(self._poll_at, due) if self._poll_at > now else due
-
-    def _spec(self, block: Block) -> JobSpec:
-        return JobSpec(
-            name=job_name(self._run_id, block.id),
-            command=list(self._command_for(block.id)),
-            nodes=block.nodes,
-            folder=self._folder,
-            environment=self._environment,
-            exclude=sorted(self._hosts.left_out),
-        )
-
-    def _checked(self, outcomes: list[JobId | SubmitFailure], count: int) -> list[JobId | SubmitFailure]:
-        if len(outcomes) != count:
-            # It can't be told which job is whose: none is kept.
-            started = [outcome for outcome in outcomes if not isinstance(outcome, SubmitFailure)]
-            self._cancel(started, force=True)
-            raise RuntimeError(f"it answered {len(outcomes)} times for {count} jobs")
-        return outcomes
 
     # --------------------------------------------------------------------------------------------- giving up
 
@@ -762,46 +660,22 @@ class BlockController:
 
     def _write_record(self, *, last: bool = False) -> float:
         """Write the record of the blocks if anything has changed; when to do it if it is too soon, else inf."""
-        if self._record_folder is None:
+        if self._recorder is None:
             return math.inf
-        now = self._clock()
         with self._lock:
             changes = self._ledger.changes
-            if changes == self._recorded:
-                return math.inf
-            if now < self._record_at + RECORD_SPACING and not last:
-                return self._record_at + RECORD_SPACING
-            views = self._views()
+            due = self._recorder.due(changes, last=last)
+            if due > self._clock():
+                return due
             record = BlocksRecord(
                 provider=self._provider.label,
                 written=time.time(),
-                blocks=[
-                    BlockRecord(
-                        view.id,
-                        view.job_id,
-                        view.state.value,
-                        view.since,
-                        view.submitted,
-                        view.nodes,
-                        view.managers,
-                        view.workers,
-                        view.draining,
-                        view.message,
-                    )
-                    for view in views
-                ],
-                left_out=dict(self._hosts.left_out),
+                blocks=[block_record(view) for view in self._views()],
+                left_out=dict(self._managers.hosts.left_out),
                 trouble=self._silent,
                 wants=self._wants(),
             )
-        self._recorded = changes
-        self._record_at = now
-        try:
-            write_blocks(record, self._record_folder)
-        except OSError as error:
-            logger.warning(
-                "the record of the blocks cannot be written into %s: %s", self._record_folder, error
-            )
+        self._recorder.write(record, changes)
         return math.inf
 
     def _wants(self) -> str:

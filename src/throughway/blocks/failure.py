@@ -50,7 +50,8 @@ _GENERAL = (
 def message(label: str, provider: str, failures: int, blocks: Sequence[FailedBlock]) -> str:
     """Why executor ``label`` gave up after ``failures`` attempts, the last of them being ``blocks``."""
     source = f"the {provider} provider"
-    lines = [f"executor {label!r} gave up: {failures} attempts in a row to get a block from {source} failed"]
+    attempts = "the attempt" if failures == 1 else f"{failures} attempts in a row"
+    lines = [f"executor {label!r} gave up: {attempts} to get a block from {source} failed"]
     for block in blocks:
         lines.extend(_describe(block))
     lines.append(f"Remedy: {remedy(blocks)}.")

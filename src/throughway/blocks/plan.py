@@ -50,6 +50,8 @@ class View(NamedTuple):
     """when the last of these failed"""
     started_at: float = -math.inf
     """when the last attempt was made"""
+    permanent: bool = False
+    """whether the last attempt was refused in a way that every further one would be"""
 
     @property
     def active(self) -> list[BlockSight]:
@@ -100,9 +102,11 @@ def plan(view: View, policy: BlockPolicy, now: float, strategy: Strategy) -> Pla
 
     Never more than ``max_blocks`` are alive, whatever a strategy says, and never fewer than ``min_blocks`` remain
     where it drains. As many start at once as it wants; while attempts fail, one at a time, ever more slowly. It is
-    given up after ``max_failures`` attempts in a row, but not as long as any manager is registered.
+    given up after ``max_failures`` attempts in a row, or one that can only fail again, but not as long as any manager
+    is registered.
     """
-    if policy.max_failures is not None and view.failures >= policy.max_failures and not view.managers:
+    enough = view.permanent or (policy.max_failures is not None and view.failures >= policy.max_failures)
+    if policy.max_failures is not None and enough and not view.managers:
         return Plan(give_up=True)
     wish = strategy(view, policy, now)
     active = {block.id for block in view.active}

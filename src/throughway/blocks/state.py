@@ -129,6 +129,7 @@ class Ledger:
         self.failures = 0
         self.failed_at = -math.inf
         self.started_at = -math.inf
+        self.permanent = False
         self.changes = 0
         """counts up with each change of a block's state"""
         self.kept = policy.first
@@ -172,9 +173,11 @@ class Ledger:
         """The provider has accepted the block's job."""
         block.job_id = job_id
         self._by_job[job_id] = block
+        self.permanent = False
 
-    def not_submitted(self, block: Block, message: str, now: float) -> None:
-        """The block's job could not be started."""
+    def not_submitted(self, block: Block, message: str, now: float, *, permanent: bool = False) -> None:
+        """The block's job could not be started; if ``permanent``, no other could."""
+        self.permanent = permanent
         block.note = message
         block.status = JobStatus(JobState.FAILED, message=message)
         self._end(block, now)
@@ -389,6 +392,7 @@ class Ledger:
             failures=self.failures,
             failed_at=self.failed_at,
             started_at=self.started_at,
+            permanent=self.permanent,
         )
 
     def _sight(self, block: Block, now: float) -> BlockSight:

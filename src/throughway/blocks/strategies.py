@@ -8,6 +8,7 @@ and none drains what it would start again at the same load: that is what keeps t
 from __future__ import annotations
 
 import math
+import sys
 
 from throughway.blocks.plan import BlockSight, Strategy, View, Wish
 from throughway.blocks.policy import BlockPolicy
@@ -75,12 +76,7 @@ def _follow(view: View, policy: BlockPolicy, now: float, *, partial: bool) -> Wi
     active = view.active
     slots = sum(block.slots for block in active)
     needed = view.tasks * policy.parallelism
-    if not active:
-        notice_at = 1.0
-    elif policy.parallelism:
-        notice_at = math.floor(slots / policy.parallelism + _ROUNDING) + 1
-    else:
-        notice_at = math.inf
+    notice_at = _enough(slots, policy) + 1 if active else 1.0
     spare = len(active) - (policy.min_blocks if view.begun else policy.first)
     if spare <= 0:
         return Wish(notice_at=notice_at)
@@ -127,9 +123,15 @@ def _follow(view: View, policy: BlockPolicy, now: float, *, partial: bool) -> Wi
             wake_at = min(wake_at, due)
     if drain:
         # What remains suffices for fewer tasks.
-        notice_at = math.floor(slots / policy.parallelism + _ROUNDING) + 1 if policy.parallelism else math.inf
-        notice_at = notice_at if left else 1.0
+        notice_at = _enough(slots, policy) + 1 if left else 1.0
     return Wish(0, tuple(drain), wake_at, notice_at, look, unneeded)
+
+
+def _enough(slots: float, policy: BlockPolicy) -> float:
+    """For how many tasks so many slots suffice."""
+    if slots >= policy.parallelism * sys.maxsize:
+        return math.inf
+    return math.floor(slots / policy.parallelism + _ROUNDING)
 
 
 def _eagerness(block: BlockSight) -> tuple[bool, float, int, str]:

@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from throughway.errors import ConfigurationError
-from throughway.logs import open_log
 from throughway.providers.interface import NamedJob, Provider
-from throughway.providers.records import read_record, restore, write_record
 
 FORCE_SECONDS = 20.0
 """How long cancelled jobs may take to end before they are killed."""
@@ -57,6 +55,9 @@ class Watchdog:
 
     def start(self, provider: Provider) -> None:
         """Start it, before the first job is submitted. Raises `OSError`."""
+        # Imported here, as below: most runs are on this machine alone, and need none.
+        from throughway.providers.records import write_record
+
         write_record(provider, self._folder)
         pidfd = os.pidfd_open(os.getpid())
         try:
@@ -165,6 +166,9 @@ def main(arguments: Sequence[str]) -> int:
     if not await_end(int(pidfd), 0):
         return 0
     from pathlib import Path
+
+    from throughway.logs import open_log
+    from throughway.providers.records import read_record, restore
 
     logger = open_log(Path(folder) / "watchdog.log", "watchdog")
     logger.info("the process of run %s is gone: cancelling its jobs", run)
