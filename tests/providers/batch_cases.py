@@ -11,12 +11,12 @@ from tests.providers.conformance import CommandConformance, System
 from tests.providers.fakes.cluster import FakeCluster
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
-from throughway.providers.batch import BatchProvider
 from throughway.providers.interface import (
     JobId,
     JobSpec,
     JobState,
     JobStatus,
+    Provider,
     SchedulerError,
     SubmitFailure,
     job_name,
@@ -36,12 +36,12 @@ class BatchCases(CommandConformance):
             job_name(run, block), list(command) or SLEEPS, nodes, str(folder / "jobs"), {"GREETING": "a b"}
         )
 
-    def submit(self, provider: BatchProvider, *specs: JobSpec) -> list[JobId]:
+    def submit(self, provider: Provider, *specs: JobSpec) -> list[JobId]:
         found = provider.submit(specs)
         assert all(isinstance(entry, str) for entry in found), found
         return found  # type: ignore[return-value]
 
-    def ended(self, provider: BatchProvider, job_id: JobId) -> JobStatus:
+    def ended(self, provider: Provider, job_id: JobId) -> JobStatus:
         def look() -> JobStatus | None:
             status = provider.status([job_id])[job_id]
             return status if status.state.terminal else None

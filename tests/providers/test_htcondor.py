@@ -132,6 +132,9 @@ def test_submission() -> None:
     assert "schedd" in outcome.message
 
 
+LATE = "removed at its walltime (PeriodicRemove)"
+
+
 @pytest.mark.parametrize(
     ("ad", "state", "code", "message"),
     [
@@ -144,7 +147,7 @@ def test_submission() -> None:
         ({"JobStatus": 4, "ExitCode": 3, "ExitBySignal": False}, JobState.FAILED, 3, ""),
         ({"JobStatus": 4, "ExitSignal": 9, "ExitBySignal": True}, JobState.FAILED, 137, "ended by signal 9"),
         ({"JobStatus": 3, "RemoveReason": "condor_rm by u"}, JobState.CANCELLED, None, "condor_rm by u"),
-        ({"JobStatus": 3, "RemoveReason": "PeriodicRemove"}, JobState.TIMEOUT, None, "removed at its walltime (PeriodicRemove)"),
+        ({"JobStatus": 3, "RemoveReason": "PeriodicRemove"}, JobState.TIMEOUT, None, LATE),
         ({"JobStatus": 12}, JobState.UNKNOWN, None, "JobStatus is 12"),
         ({}, JobState.UNKNOWN, None, "JobStatus is None"),
     ],

@@ -27,14 +27,26 @@ starters=()
 signalled=
 warned=
 stopping=
+starting=1
 {hand_on}\
-trap 'signalled=1; warned=1; hand_on USR1' USR1
-trap 'signalled=1; stopping=1; hand_on {end}' {ends}
+trap 'signalled=1; warned=1; [ -n "$starting" ] || hand_on USR1' USR1
+trap 'signalled=1; stopping=1; [ -n "$starting" ] || hand_on {end}' {ends}
+exec {{started}}<> <(:)
 for ((node = 0; node < {count}; node++)); do
     [ -z "$stopping" ] || break
-    {start} &
+    (
+        echo >&"$started"
+        exec {{started}}>&-
+        {start}
+    ) &
     starters[node]=$!
+    # A shell that has just been forked would swallow a signal.
+    until read -r -t 0.2 -u "$started" || ! kill -0 "${{starters[node]}}" 2>/dev/null; do :; done
 done
+exec {{started}}>&-
+starting=
+[ -z "$warned" ] || hand_on USR1
+[ -z "$stopping" ] || hand_on {end}
 ended=0
 failed=0
 worst=0
@@ -105,18 +117,19 @@ def keep(
 ) -> str:
     """Text that runs ``start`` ``count`` times side by side, with ``$node`` from 0, and waits for all.
 
-    ``start`` is one simple command. ``hand_on`` defines the function of that name, which sends signal ``$1`` to
-    what was started: USR1 for USR1, and ``end`` for each of ``ends``. ``verdict`` ends the text.
+    ``start`` is what a shell runs that becomes its last command, by ``exec``. ``hand_on`` defines the function of
+    that name, which sends signal ``$1`` to what was started: USR1 for USR1, and ``end`` for each of ``ends``.
+    ``verdict`` ends the text.
     """
     return _KEEP.format(start=start, count=count, end=end, ends=ends, verdict=verdict, hand_on=hand_on)
 
 
 def deaf(command: str) -> str:
-    """``command`` as a subshell that becomes it, and ignores SIGUSR1 and SIGUSR2 until it has handlers for them.
+    """Text for `keep` that becomes ``command``, which ignores SIGUSR1 and SIGUSR2 until it has handlers for them.
 
     What is handed on may also reach it directly: Open MPI signals whole process groups.
     """
-    return f"(trap '' USR1 USR2; exec env {command})"
+    return f"trap '' USR1 USR2; exec env {command}"
 
 
 def carry(command: str, *, environment: bool, report: bool = False, head: str = "", tail: str = "") -> str:

@@ -46,7 +46,7 @@ class GnuParallelLauncher:
             + HOSTS.format(nodes=nodes)
             + _PREPARE.format(options="--tag " if self.debug else "")
             + say
-            + keep("(everywhere \"file=$file bash -c '$agent'\")", hand_on=_HAND_ON)
+            + keep("everywhere \"file=$file bash -c '$agent'\"", hand_on=_HAND_ON)
         )
 
     def __repr__(self) -> str:

@@ -70,7 +70,7 @@ class SrunLauncher(_Starter):
         return (
             carry(command, environment=False)
             + self._say(f"srun starts {nodes} manager(s)")
-            + keep(f'srun {options} {self.overrides} bash -c "$agent"', end="USR2")
+            + keep(f'exec srun {options} {self.overrides} bash -c "$agent"', end="USR2")
         )
 
 
@@ -85,7 +85,7 @@ class SrunMPILauncher(_Starter):
         return (
             carry(command, environment=False)
             + self._say(f"srun starts {nodes} manager(s), each in a step of its own")
-            + keep(f'srun {options} {self.overrides} bash -c "$agent"', count=nodes, end="USR2")
+            + keep(f'exec srun {options} {self.overrides} bash -c "$agent"', count=nodes, end="USR2")
         )
 
 
@@ -102,7 +102,10 @@ class MpiExecLauncher(_Starter):
 
     def __call__(self, command: str, nodes: int) -> str:
         bind = f"{self.bind_cmd} none " if self.bind_cmd else ""
-        start = f'mpiexec {bind}{self.overrides} -n "$count" ${{hostfile:+--hostfile "$hostfile"}} bash -c "$agent"'
+        start = (
+            f'exec mpiexec {bind}{self.overrides} -n "$count" ${{hostfile:+--hostfile "$hostfile"}} '
+            'bash -c "$agent"'
+        )
         return (
             carry(command, environment=True, report=True)
             + HOSTS.format(nodes=nodes)
@@ -129,7 +132,7 @@ class MpiRunLauncher(_Starter):
 
     def __call__(self, command: str, nodes: int) -> str:
         start = (
-            f'mpirun -np "$count" $bind ${{hostfile:+--hostfile "$hostfile"}} {self.overrides} '
+            f'exec mpirun -np "$count" $bind ${{hostfile:+--hostfile "$hostfile"}} {self.overrides} '
             f'{self.bash_location} -c "$agent"'
         )
         # Open MPI would leave a manager one core, or the cores of one socket.
@@ -155,7 +158,7 @@ class AprunLauncher(_Starter):
         return (
             carry(command, environment=False)
             + self._say(f"aprun starts {nodes} manager(s)")
-            + keep(f'aprun -n {nodes} -N 1 {self.overrides or "-cc none"} bash -c "$agent"')
+            + keep(f'exec aprun -n {nodes} -N 1 {self.overrides or "-cc none"} bash -c "$agent"')
         )
 
 
@@ -171,7 +174,7 @@ class JsrunLauncher(_Starter):
         return (
             carry(command, environment=False)
             + self._say(f"jsrun starts {nodes} manager(s)")
-            + keep(f'jsrun -n {nodes} -r 1 {options} bash -c "$agent"')
+            + keep(f'exec jsrun -n {nodes} -r 1 {options} bash -c "$agent"')
         )
 
 
