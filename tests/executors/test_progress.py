@@ -48,7 +48,9 @@ def test_a_log_has_plain_lines(tmp_path: Path) -> None:
     assert done.stdout.count("total") == 2
     lines = done.stderr.splitlines()
     assert all(line.isprintable() for line in lines), done.stderr
-    assert re.search(r"^abs: 300 of 300 \(100%\), [\d,.e+]+/s, \S+( s)?$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^abs: 300 of 300 \(100%\), [\d,.e+]+/s, \S+( s)?$", done.stderr, re.MULTILINE), (
+        done.stderr
+    )
     assert re.search(r"^counted \[x\]: 30, ", done.stderr, re.MULTILINE), done.stderr
     assert len(lines) <= 40
 
@@ -120,7 +122,7 @@ def test_failures_are_counted(executor: HighThroughputExecutor, log: Log) -> Non
 
 def test_what_cannot_be_submitted_is_counted(executor: HighThroughputExecutor, log: Log) -> None:
     with pytest.raises(Exception, match="generator"):
-        list(executor.map(tasks.add, [(n for n in [])], progress=True))
+        list(executor.map(tasks.add, [(n for n in [0])], progress=True))
     assert "1 failed" in log.getvalue()
 
 

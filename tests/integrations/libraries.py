@@ -17,7 +17,9 @@ def need(*modules: str) -> None:
     for name in modules:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what a library says of its own dependencies as it is imported
+                warnings.simplefilter(
+                    "ignore"
+                )  # what a library says of its own dependencies as it is imported
                 importlib.import_module(name)
         except ModuleNotFoundError as error:
             if os.environ.get(REQUIRE_VARIABLE) == "1":

@@ -54,7 +54,7 @@ def test_results_and_exceptions(executor: HighThroughputExecutor) -> None:
             with pytest.raises(RuntimeError, match="StopIteration"):
                 await ex.run(calls.stop_iteration)
             with pytest.raises(Exception, match="cannot be pickled"):
-                await ex.run(calls.square, (n for n in []))
+                await ex.run(calls.square, (n for n in [0]))
             futures = [await ex.submit(calls.square, n) for n in range(5)]
             assert sorted([await future for future in asyncio.as_completed(futures)]) == [0, 1, 4, 9, 16]
             assert await ex.options(priority=2).run(calls.square, 2) == 4
@@ -88,7 +88,9 @@ def test_map(executor: HighThroughputExecutor, ordered: bool) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_endless_map_is_bounded_and_ends_with_its_loop(executor: HighThroughputExecutor, ordered: bool) -> None:
+def test_an_endless_map_is_bounded_and_ends_with_its_loop(
+    executor: HighThroughputExecutor, ordered: bool
+) -> None:
     taken = itertools.count()
 
     async def main() -> None:
@@ -117,9 +119,9 @@ def test_a_failure_ends_a_map(executor: HighThroughputExecutor, ordered: bool) -
                 async for _ in ex.map(calls.fail_at_three, range(100), ordered=ordered):
                     pass
             found = []
-            with pytest.raises(ArithmeticError):
+            with pytest.raises(ArithmeticError):  # noqa: PT012
                 async for value in ex.map(calls.square, broken(), ordered=ordered):
-                    found.append(value)
+                    found.append(value)  # noqa: PERF401 - what came before the error counts
             assert len(found) == 10
 
     run(main())
@@ -159,7 +161,7 @@ def test_what_waits_never_runs_once_it_is_cancelled(executor: HighThroughputExec
                 await waiting
             await until(lambda: executor.outstanding == 2)
             holding[0].cancel()  # it runs, and goes on
-            Path(gate).touch()
+            Path(gate).touch()  # noqa: ASYNC240
             assert await holding[1]
 
     run(main())
@@ -172,7 +174,7 @@ def test_a_task_group_ends_the_others(executor: HighThroughputExecutor, tmp_path
 
     async def main() -> None:
         async with AsyncExecutor(executor) as ex:
-            with pytest.raises(ExceptionGroup) as raised:
+            with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012
                 async with asyncio.TaskGroup() as group:
                     group.create_task(ex.run(calls.start_and_sleep, str(started)))
                     await until(started.exists)

@@ -55,7 +55,9 @@ def test_bags(executor: HighThroughputExecutor) -> None:
     bag = dask.bag.from_sequence(range(1000), npartitions=10)
     odd = bag.map(calls.square).filter(lambda value: value % 2)
     assert odd.sum().compute(scheduler=executor) == sum(n**2 for n in range(1000) if n % 2)
-    counted = dict(bag.groupby(lambda n: n % 3).map(lambda group: (group[0], len(group[1]))).compute(scheduler=executor))
+    counted = dict(
+        bag.groupby(lambda n: n % 3).map(lambda group: (group[0], len(group[1]))).compute(scheduler=executor)
+    )
     assert counted == {0: 334, 1: 333, 2: 333}
 
 
@@ -71,7 +73,7 @@ def test_an_exception_of_a_task(executor: HighThroughputExecutor) -> None:
     with pytest.raises(KeyError, match="3"):
         dask.compute(*[dask.delayed(calls.fail_at_three)(n) for n in range(5)], scheduler=executor)
     with pytest.raises(SerializationError, match="generator"):
-        dask.delayed(list)(dask.delayed((n for n in []))).compute(scheduler=executor)
+        dask.delayed(list)(dask.delayed(n for n in [0])).compute(scheduler=executor)
     assert dask.delayed(calls.square)(2).compute(scheduler=executor) == 4
 
 

@@ -59,7 +59,9 @@ def test_generators() -> None:
 
 
 def test_a_generator_that_is_left(executor: HighThroughputExecutor) -> None:
-    results = Parallel(return_as="generator", pre_dispatch=10)(delayed(calls.square)(n) for n in range(10_000))
+    results = Parallel(return_as="generator", pre_dispatch=10)(
+        delayed(calls.square)(n) for n in range(10_000)
+    )
     assert next(results) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # joblib's: that there was more to come
@@ -114,7 +116,7 @@ def test_an_iterable_that_raises() -> None:
 
 
 def test_fewer_jobs_than_workers(tmp_path: Path) -> None:
-    with HighThroughputExecutor(max_workers_per_node=4, cores_per_worker=0.1, run_dir=tmp_path) as wide:
+    with HighThroughputExecutor(max_workers_per_node=4, cores_per_worker=0.1, run_dir=tmp_path) as wide:  # noqa: SIM117
         with parallel_config(backend="throughway", executor=wide):
             assert joblib.effective_n_jobs(-1) == 4
             assert joblib.effective_n_jobs(-2) == 3
@@ -187,7 +189,7 @@ def test_what_is_refused(executor: HighThroughputExecutor) -> None:
         parallel_config(backend="throughway", executor=executor, label="x")
     with pytest.raises(TypeError, match="HighThroughputExecutor"):
         parallel_config(backend="throughway", executor=3)
-    with parallel_config(backend="throughway", executor=executor, inner_max_num_threads=2):
+    with parallel_config(backend="throughway", executor=executor, inner_max_num_threads=2):  # noqa: SIM117
         with pytest.raises(ValueError, match="inner_max_num_threads=2"):
             Parallel(n_jobs=2)(delayed(abs)(n) for n in range(2))
 

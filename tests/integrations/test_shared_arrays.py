@@ -86,7 +86,7 @@ def test_small_arrays_and_objects_go_as_ever(tmp_path: Path) -> None:
 def test_what_cannot_be_pickled_leaves_nothing(tmp_path: Path) -> None:
     arrays = SharedArrays(str(tmp_path), 1000, "r")
     with pytest.raises(TypeError):
-        arrays.dump([numpy.arange(1000.0), (n for n in [])])
+        arrays.dump([numpy.arange(1000.0), (n for n in [0])])
     gc.collect()
     assert files(tmp_path) == []
     arrays.close()
@@ -119,7 +119,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1
     arrays = SharedArrays(str(tmp_path), 1000, "r")
     arrays.dump(numpy.arange(1000.0))
-    assert [path for path in files(tmp_path) if f"-{os.getpid()}-" not in path and f"{os.getpid()}-" not in path] == []
+    assert [
+        path for path in files(tmp_path) if f"-{os.getpid()}-" not in path and f"{os.getpid()}-" not in path
+    ] == []
     arrays.close()
 
 

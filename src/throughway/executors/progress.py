@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TextIO
 
 from throughway.executors.futures import FINISHED
+from throughway.executors.interrupts import DeferredInterrupt
 
 TERMINAL_SECONDS = 0.1
 """How often a terminal is drawn anew."""
@@ -203,7 +204,10 @@ class NotebookDisplay(Display):
         if last and reading.total is None:
             full = ' value="1" max="1"'
         text = f"{self.title}: {reading.text}"
-        bundle = {"text/plain": text, "text/html": f"<div><progress{full}></progress> {html.escape(text)}</div>"}
+        bundle = {
+            "text/plain": text,
+            "text/html": f"<div><progress{full}></progress> {html.escape(text)}</div>",
+        }
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
@@ -250,11 +254,11 @@ class MapProgress:
 
     def _count(self, future: Future[Any], calls: int = 1) -> None:
         # Mostly in the executor's thread; what failed at `submit` counts in that of the user.
-        if future._state != FINISHED:  # type: ignore[attr-defined]
+        if future._state != FINISHED:
             return  # cancelled, as what is left is when the user leaves early
         with self._counting:
             self._done += calls
-            if future._exception is not None:  # type: ignore[attr-defined]
+            if future._exception is not None:
                 self._failed += calls
 
     def _reading(self) -> Reading:
@@ -266,13 +270,14 @@ class MapProgress:
 
     def finish(self) -> None:
         """Show it a last time. Whatever ends later is not counted."""
-        with self._finishing:
-            if self._finished.is_set():
-                return
-            self._finished.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        self._display.show(self._reading(), last=True)
+        with DeferredInterrupt():  # a terminal would be left without its cursor
+            with self._finishing:
+                if self._finished.is_set():
+                    return
+                self._finished.set()
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+            self._display.show(self._reading(), last=True)
 
 
 def known_length(iterables: tuple[Iterable[Any], ...]) -> int | None:

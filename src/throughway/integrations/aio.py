@@ -1,4 +1,4 @@
-"""`AsyncExecutor`: an executor for asyncio. Its tasks are awaited, cancelled and bounded as asyncio's users expect it."""
+"""`AsyncExecutor`: an executor for asyncio. Its tasks are awaited, cancelled and bounded as asyncio's users expect."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class AsyncExecutor:
             async for value in executor.map(function, range(1_000_000)):
                 ...
 
-    Cancelling what awaits a task, as `asyncio.timeout` and task groups do, ends the task: one that waits never runs, and
-    one that runs is killed with its worker, unless ``kill`` is False.
+    Cancelling what awaits a task, as `asyncio.timeout` and task groups do, ends the task: one that waits never runs,
+    and one that runs is killed with its worker, unless ``kill`` is False.
 
     An exception that leaves the ``async with`` block ends all tasks; without one its end waits for them.
 

@@ -1,4 +1,4 @@
-"""What an `AsyncExecutor` and its views share: the event loop, the room for tasks, and the way of outcomes into the loop."""
+"""What an `AsyncExecutor` and its views share: the event loop, room for tasks, and how outcomes get into the loop."""
 
 from __future__ import annotations
 

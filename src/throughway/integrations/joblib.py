@@ -79,7 +79,7 @@ class _Call:
         if self._arrays is not None:
             try:
                 data, buffers, files = self._arrays.dump(batch)
-            except Exception:  # noqa: BLE001 - pickled below as any argument is, it fails with a reason or goes by value
+            except Exception:  # noqa: BLE001, S110 - pickled below as any argument is, it fails with a reason
                 pass
             else:
                 return self._submit(batches.run_pickled, data, buffers), files
@@ -105,7 +105,7 @@ class _Call:
             if callback is not None:
                 try:
                     callback(future)
-                except Exception:
+                except Exception:  # noqa: BLE001 - the thread goes on, for the other batches
                     _log.exception("joblib's callback failed")
             del future, callback, started
 
@@ -239,9 +239,7 @@ class ThroughwayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
                 )
             return self._given
         threads = self.inner_max_num_threads or max(1, cores_available() // n_jobs)
-        variables = thread_variables(
-            threads, os.environ, explicit=self.inner_max_num_threads is not None
-        )
+        variables = thread_variables(threads, os.environ, explicit=self.inner_max_num_threads is not None)
         if not self._parameters:
             return _shared_executor(n_jobs, variables)
         if self._own is None:
@@ -316,7 +314,7 @@ def _broken(executor: HighThroughputExecutor) -> bool:
 
 def shutdown() -> None:
     """End the executor that backends without one of their own share, if there is one; the next call makes another."""
-    global _shared  # noqa: PLW0603
+    global _shared
     with _lock:
         shared, _shared = _shared, None
     if shared is not None:

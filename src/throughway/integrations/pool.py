@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import operator
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from throughway.errors import SerializationError
 from throughway.integrations.imap import AHEAD, Feed, IMapIterator
 from throughway.integrations.own import AnyExecutor, base_of, check_executor, own_executor
+from throughway.serialize.functions import _Record as Record
 from throughway.worker.chunks import Chunk
 
 CHUNKS_PER_WORKER = 64
@@ -25,7 +28,9 @@ Callback = Callable[[Any], object]
 class AsyncResult:
     """The result of `Pool.apply_async`, as `multiprocessing.pool.AsyncResult`."""
 
-    def __init__(self, future: Future[Any], callback: Callback | None, error_callback: Callback | None) -> None:
+    def __init__(
+        self, future: Future[Any], callback: Callback | None, error_callback: Callback | None
+    ) -> None:
         self._futures: Sequence[Future[Any]] = (future,)
         if callback is not None or error_callback is not None:
             self._call_back(callback, error_callback)
@@ -123,9 +128,9 @@ class MapResult(AsyncResult):
 class Pool:
     """`multiprocessing.Pool` on Throughway: the same methods, arguments and exceptions.
 
-    What differs: functions may be lambdas, closures and functions of a notebook; the workers may be on other machines; a
-    worker that dies costs its task (`WorkerLost`) and no hang; `terminate` ends what is outstanding with `TaskKilled` or
-    ``CancelledError``. Callbacks run in the executor's thread: they must not wait for other results.
+    What differs: functions may be lambdas, closures and functions of a notebook; the workers may be on other machines;
+    a worker that dies costs its task (`WorkerLost`) and no hang; `terminate` ends what is outstanding with `TaskKilled`
+    or ``CancelledError``. Callbacks run in the executor's thread: they must not wait for other results.
 
     Args:
         processes: workers on this machine; None for one on each core.
@@ -209,7 +214,9 @@ class Pool:
         self._check_running()
         return AsyncResult(self._submit(func, tuple(args), kwds), callback, error_callback)
 
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
         """``[func(item) for item in iterable]`` in workers, ``chunksize`` items in one task."""
         return self._map_async(func, [(item,) for item in iterable], chunksize, None, None).get()  # type: ignore[no-any-return]
 
@@ -239,7 +246,9 @@ class Pool:
         error_callback: Callback | None = None,
     ) -> MapResult:
         """`starmap` without waiting."""
-        return self._map_async(func, [tuple(items) for items in iterable], chunksize, callback, error_callback)
+        return self._map_async(
+            func, [tuple(items) for items in iterable], chunksize, callback, error_callback
+        )
 
     def _map_async(
         self,
@@ -252,13 +261,34 @@ class Pool:
         self._check_running()
         size = self._chunksize(len(calls)) if chunksize is None else _checked(chunksize)
         if size == 1:
-            futures = [self._submit(function, call) for call in calls]
+            with self._pinned(function):
+                futures = [self._submit(function, call) for call in calls]
         else:
             chunk = Chunk(function)
-            futures = [
-                self._submit(chunk, (calls[start : start + size],)) for start in range(0, len(calls), size)
-            ]
+            with self._pinned(chunk):
+                futures = [
+                    self._submit(chunk, (calls[start : start + size],))
+                    for start in range(0, len(calls), size)
+                ]
         return MapResult(futures, chunked=size > 1, callback=callback, error_callback=error_callback)
+
+    @contextlib.contextmanager
+    def _pinned(self, function: Callable[..., Any]) -> Iterator[None]:
+        """In the block ``function`` is pickled once. Otherwise an object that can be called, as many libraries map it
+        with their data in it, would be pickled for each task, to see whether it has changed."""
+        table = self._base._functions
+        try:
+            record = Record(table.lookup(function), None, function)
+        except SerializationError:
+            yield  # each task says so
+            return
+        key = id(function)
+        pinned = table._records.setdefault(key, record)
+        try:
+            yield
+        finally:
+            if pinned is record:
+                table._records.pop(key, None)
 
     def _chunksize(self, count: int) -> int:
         if count < 2 * CHUNKS_PER_WORKER:
@@ -352,7 +382,9 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} on {self._executor!r}>"
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} on {self._executor!r}>"
+        )
 
 
 def _checked(chunksize: int) -> int:

@@ -1,4 +1,4 @@
-"""How many threads the numerical libraries of a worker may use: what each worker of joblib's own executor runs first."""
+"""How many threads the numerical libraries of a worker may use: what each worker of joblib's executor runs first."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ VARIABLES = (
 
 
 def thread_variables(threads: int, environment: Mapping[str, str], *, explicit: bool) -> dict[str, str]:
-    """The variables that give a worker ``threads`` threads. What ``environment`` says goes first, unless ``explicit``."""
-    return {
-        name: str(threads) if explicit else environment.get(name, str(threads)) for name in VARIABLES
-    } | ({} if "ENABLE_IPC" in environment else {"ENABLE_IPC": "1"})  # TBB's schedulers then agree on how many
+    """The variables that give a worker so many threads; what ``environment`` says goes first, unless ``explicit``."""
+    return {name: str(threads) if explicit else environment.get(name, str(threads)) for name in VARIABLES} | (
+        {} if "ENABLE_IPC" in environment else {"ENABLE_IPC": "1"}
+    )  # TBB's schedulers then agree on how many
 
 
 def set_variables(
