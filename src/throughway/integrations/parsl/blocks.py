@@ -6,23 +6,30 @@ commands, hears which managers come and go, and carries word of a failure into t
 
 from __future__ import annotations
 
+import logging
 import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from throughway.blocks.controller import BlockController
 from throughway.blocks.state import BlockView
 from throughway.errors import ExecutorFailed
+from throughway.executors.run_folder import process_started
+from throughway.protocol.views import ManagerView
 from throughway.providers.interface import JobState
+
+logger = logging.getLogger("throughway.parsl")
 
 
 class ParslBlocks(BlockController):
     """Knows the blocks of Parsl.
 
     Args:
-        provider: a `ParslProvider`.
+        provider: a `ParslProvider`. Where its managers run on this machine, `wait` waits for their end.
         on_change: called in the run's thread after a manager came or went; must not wait.
         statuses: gives the state of each block, as Parsl has it.
         settings: what a run gives its controller.
@@ -47,6 +54,7 @@ class ParslBlocks(BlockController):
             on_failure=on_failure,
         )
         self._command = command_for
+        self._ask_interchange = settings.get("ask") if provider.local else None
         self._on_change = on_change
         self._statuses = statuses
         self._mutex = threading.Lock()
@@ -55,6 +63,8 @@ class ParslBlocks(BlockController):
         self._said: dict[str, str] = {}
         self._since: dict[str, tuple[str, float]] = {}
         """block → its state, and when it was first seen in it"""
+        self._processes: dict[int, float] = {}
+        """managers on this machine: process id → when it started"""
 
     # ------------------------------------------------------------------------------------------------ for Parsl
 
@@ -67,6 +77,20 @@ class ParslBlocks(BlockController):
         with self._mutex:
             return list(self._connected)
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the managers on this machine are gone, which were told to end."""
+        deadline = time.monotonic() + seconds
+        pause = 0.002
+        with self._mutex:
+            left = dict(self._processes)
+        while left and time.monotonic() < deadline:
+            left = {pid: started for pid, started in left.items() if process_started(pid) == started}
+            if left:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+        if left:
+            logger.warning("managers that were told to end are still there: processes %s", sorted(left))
+
     # --------------------------------------------------------------------------------------------- for the run
 
     def start(self) -> None:
@@ -77,7 +101,17 @@ class ParslBlocks(BlockController):
         with self._mutex:
             self._connected[block] = self._connected.get(block, 0) + 1
             self._said.pop(block, None)
+        if self._ask_interchange is not None:
+            self._ask_interchange("managers", "", self._note_processes)
         self._on_change()
+
+    def _note_processes(self, payload: bytes | None) -> None:
+        if payload is not None:
+            pids = [view.pid for view in msgspec.msgpack.decode(payload, type=list[ManagerView])]
+            with self._mutex:
+                self._processes |= {
+                    pid: started for pid in pids if (started := process_started(pid)) is not None
+                }
 
     def manager_left(self, block: str, reason: str, lost: bool, *about: Any, **more: Any) -> None:
         """A manager that had registered is gone."""

@@ -40,6 +40,9 @@ logger = logging.getLogger("throughway.parsl")
 
 LOOPBACK = "127.0.0.1"
 
+END_SECONDS = 3.0
+"""How long the end waits for the managers on this machine to be gone."""
+
 
 class _ParslCore(Core):
     """Throughway's executor, whose blocks Parsl starts. It does not keep its owner alive."""
@@ -289,6 +292,8 @@ class HighThroughputExecutor(ParslHtex):
             if self.bad_state_is_set:
                 self._cancel_all()
             core.shutdown(wait=True)
+            if self._blocks is not None:
+                self._blocks.wait(END_SECONDS)
             atexit.unregister(self._at_exit)
         ParslExecutor.shutdown(self)
 
@@ -443,6 +448,11 @@ class HighThroughputExecutor(ParslHtex):
             }
             for view in views
         ]
+
+    @property
+    def connected_workers(self) -> int:
+        """How many workers the registered managers have."""
+        return sum(view.worker_count for view in self._managers())
 
     def connected_managers_packages(self) -> dict[str, dict[str, str]]:
         """For each manager's id, the installed packages and their versions."""
