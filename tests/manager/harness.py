@@ -4,7 +4,8 @@ A `Node` has the reactor, its clock, and workers that obey the claim protocol of
 test chooses: to begin a task (claim it), to end it (write its record), to find its bundle taken back, to die. What a
 worker wrote is seen by the reactor when the test says that it is read, and its death when it is reaped, as both may
 come late. The node performs the reactor's actions as the shell does: `Revoke` and `Look` are answered within the turn,
-and the reactor takes its turn again until nothing is left to do.
+and the reactor takes its turn again until nothing is left to do. Its connection breaks and comes back when the test
+says so, and results are acknowledged when the test says so.
 
 Everything that happens is a line of the trace, such as ``give w0: 1 2 +f1``; the test takes the lines out, and
 `emptiness_check` fails where something was done that no test asked about. Every message is encoded and decoded as its
@@ -30,11 +31,12 @@ from throughway.manager.actions import (
     Start,
     Tell,
 )
-from throughway.manager.reactor import ManagerReactor
+from throughway.manager.reactor import Link, ManagerReactor
 from throughway.manager.state import ManagerState
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
+from throughway.protocol.version import PROTOCOL_VERSION
 from throughway.protocol.views import Explanation
 from throughway.transport.records import Record
 
@@ -181,10 +183,11 @@ class Node:
     Args:
         slots: how many workers.
         ready: whether they are started and ready at once, and that is left out of the trace.
+        connected: whether it is registered at once, and that is left out of the trace.
         options: the reactor's.
     """
 
-    def __init__(self, slots: int = 1, *, ready: bool = True, **options: Any) -> None:
+    def __init__(self, slots: int = 1, *, ready: bool = True, connected: bool = True, **options: Any) -> None:
         self.now = 1000.0
         self.state = ManagerState("m1", "node1", "0", "/logs", slots)
         self.max_tasks = options.get("max_tasks_per_child")
@@ -196,6 +199,8 @@ class Node:
         self.trace: list[str] = []
         self.told: list[m.Message] = []
         """every message to the interchange"""
+        self.reported: dict[int, m.Results] = {}
+        """every message of results, by its number"""
         self.losses: dict[int, m.Loss] = {}
         self.outcomes: dict[int, m.Outcome] = {}
         """task → its outcome, of those that were reported"""
@@ -207,10 +212,55 @@ class Node:
         self._checked = True
         self._over = False
         self._perform(self.reactor.start())
+        if connected:
+            started = len(self.trace)
+            self.hello()
+            self.welcome()
+            del self.trace[started:]
         if ready:
             for number in list(self.workers):
                 self.get_ready(number)
             self.take()
+
+    # ------------------------------------------------------------------------------------------------ the connection
+
+    def hello(self) -> m.ManagerHello:
+        """A connection stands, and the manager says who it is and what it has."""
+        bare = m.ManagerHello(
+            PROTOCOL_VERSION, "m1", "node1", "0", 4000, "3.11.7", "1.0", self.state.slots, 0, 1, 0, 0.0
+        )
+        hello = self.reactor.hello(bare)
+        assert codec.decode_hello(codec.encode(hello)) == hello
+        words = [f"capacity {hello.capacity}"]
+        words += [f"held {span(hello.held)}"] * bool(hello.held)
+        words += [f"ended #{number}: {span(tasks)}" for number, tasks in hello.ended]
+        words += [f"functions {span(sorted(hello.functions))}"] * bool(hello.functions)
+        words += [f"drains: {hello.draining}"] * (hello.draining is not None)
+        self.trace.append(f"hello{' again' * hello.again}; {'; '.join(words)}")
+        self._check()
+        return hello
+
+    def welcome(self, received: int = 0, seen: int | None = None) -> list[str]:
+        """The interchange welcomes it: the executor has results up to one number, the interchange up to another."""
+        welcome = m.Welcome(
+            PROTOCOL_VERSION,
+            self.reactor._period,
+            self.reactor._threshold,
+            received,
+            received if seen is None else seen,
+        )
+        assert codec.decode_greeting(codec.encode(welcome)) == welcome
+        self.reactor.welcomed(welcome, self.now)
+        return self.turn()
+
+    def disconnect(self, reason: str = "reset") -> list[str]:
+        """The connection to the interchange ends, and the reactor takes its turn."""
+        self.reactor.interchange_left(reason)
+        return self.turn()
+
+    def acknowledge(self, number: int | None = None) -> list[str]:
+        """The executor has results up to this number, or all."""
+        return self.say(m.Acknowledged(max(self.reported, default=0) if number is None else number))
 
     # ------------------------------------------------------------------------------------------- from the interchange
 
@@ -311,7 +361,8 @@ class Node:
                 self.get_ready(worker.number)
 
     def learn(self) -> None:
-        """Run tiny tasks, until the manager knows how long they take and gives `BUNDLE` of them at once."""
+        """Run tiny tasks, until the manager knows how long they take and gives `BUNDLE` of them at once. Their results
+        are acknowledged."""
         number = 1_000_000
         self._checked = False  # for its time
         while self.reactor._bundle_guess <= BUNDLE // 2:
@@ -322,11 +373,13 @@ class Node:
         self.state.idle = dict(sorted(self.state.idle.items()))
         self._checked = True
         self._check()
+        self.acknowledge()
         self.take()
 
     def _check(self) -> None:
         if self._checked:
             self.state.sanity_check()
+            self.reactor.sanity_check()
 
     # ----------------------------------------------------------------------------------------------------- the clock
 
@@ -349,6 +402,7 @@ class Node:
         self._check()
         while not self._over and (actions := self.reactor.turn(self.now)):
             self._perform(actions)
+        self._check()
         return self.trace
 
     def take(self) -> list[str]:
@@ -369,11 +423,13 @@ class Node:
             self.actions.append(action)
             match action:
                 case Tell(message=message, frames=frames):
+                    assert self.reactor.link is Link.UP, "nothing is said to nobody"
                     assert codec.decode_from_manager(codec.encode(message)) == message
                     self.told.append(message)
+                    again = isinstance(message, m.Results) and message.number in self.reported
                     if isinstance(message, m.Results):
                         self._note_results(message, frames)
-                    self.trace.append(describe(message, frames))
+                    self.trace.append("again: " * again + describe(message, frames))
                 case Give():
                     self._give(action)
                 case Revoke(worker=number, limit=count):
@@ -428,6 +484,11 @@ class Node:
         payloads = codec.decode_result_body(frames[0])
         assert len(message.tasks) == len(message.outcomes) == len(message.workers) == len(payloads)
         assert sum(message.frames.values()) == len(frames) - 1
+        if message.number in self.reported:
+            assert self.reported[message.number] == message, "what is said again is the same"
+            return
+        assert message.number == 1 + max(self.reported, default=0), "messages of results are counted"
+        self.reported[message.number] = message
         for number, outcome, payload in zip(message.tasks, message.outcomes, payloads, strict=True):
             assert number not in self.outcomes, f"task {number} has two outcomes"
             self.outcomes[number] = m.Outcome(outcome)
@@ -445,7 +506,8 @@ def explanation_of(answer: m.Answer) -> Explanation:
 def describe(message: m.Message, frames: Sequence[Any] = ()) -> str:
     """A message to the interchange as one line of the trace."""
     match message:
-        case m.Results(tasks=tasks, outcomes=outcomes, workers=workers, frames=counts, capacity=capacity):
+        case m.Results(tasks=tasks, outcomes=outcomes, workers=workers, frames=counts):
+            capacity = f"{message.capacity}{', waits' * message.waiting}"
             plain = not counts and set(outcomes) == {m.Outcome.VALUE} and len(set(workers)) == 1
             if plain and len(tasks) > 2:
                 return f"results {span(tasks)} @{workers[0]}; capacity {capacity}"

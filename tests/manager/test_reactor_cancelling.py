@@ -391,8 +391,9 @@ def test_a_task_whose_result_is_in_the_pipe_at_its_walltime_keeps_it(node: Node)
     node.take()
 
 
-def test_at_its_walltime_only_the_task_itself_is_killed(node: Node) -> None:
+def test_at_its_walltime_only_the_task_itself_is_killed(make_node: MakeNode) -> None:
     """The task ends between the look and the kill, and another one must not be given to the dying worker."""
+    node = make_node(1, prefetch_capacity=1)
     node.assign("1~2", 2)
     node.begin()
     worker = node.workers[0]
@@ -404,7 +405,7 @@ def test_at_its_walltime_only_the_task_itself_is_killed(node: Node) -> None:
     node.before = ends_just_before
     node.pass_time(2.0)
     node.take()
-    assert node.read() == ["results 1@0; capacity 2469"]
+    assert node.read() == ["results 1@0; capacity 2"]
     node.reap()
     node.get_ready(1)
     node.finish()

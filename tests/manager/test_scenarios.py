@@ -86,6 +86,14 @@ class Story:
                 node.say(m.Ask(1, command, " ".join(words)))
             case "heartbeat":
                 node.say(m.Heartbeat())
+            case "acknowledge":
+                node.acknowledge(int(words[0]) if words else None)
+            case "disconnect":
+                node.disconnect(" ".join(words) or "reset")
+            case "hello":
+                node.hello()
+            case "welcome":
+                node.welcome(*map(int, words))
             case _:
                 raise AssertionError(f"no story has the command {command!r}")
 

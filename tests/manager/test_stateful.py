@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.manager.harness import TINY, FakeWorker, Node, task
 from throughway.manager.actions import Action, Give, Kill, Start
+from throughway.manager.reactor import Link
 from throughway.protocol import messages as m
 
 TAPE = st.lists(st.integers(0, 1 << 12), max_size=12)
@@ -22,7 +23,9 @@ class ManagerMachine(RuleBasedStateMachine):
     """One node whose workers obey the claim protocol, an interchange that assigns and cancels, and a clock.
 
     What was read, and who is dead, is known to the reactor only when a rule says so; between any two actions of a turn
-    workers go on working.
+    workers go on working. What the manager says lies on its wire until a rule lets it arrive; when the connection
+    breaks, the last of it is lost, and so may be what the interchange said. `has` is what the interchange believes to
+    be here.
     """
 
     def __init__(self) -> None:
@@ -36,6 +39,18 @@ class ManagerMachine(RuleBasedStateMachine):
         """task → when it was last given to a worker"""
         self.died_with: dict[int, str] = {}
         """task → what ended the worker that ran it: ``death`` or ``kill``"""
+        self.has: set[int] = set()
+        self.cancelling: set[int] = set()
+        """tasks of those of which the verdict has not arrived"""
+        self.missing: set[int] = set()
+        """tasks that the manager came back without"""
+        self.delivered = 0
+        """messages that arrived, or were lost"""
+        self.seen = 0
+        self.received = 0
+        self.hello: m.ManagerHello | None = None
+        """what lies on the wire to the interchange"""
+        self.was_cut = False
 
     @initialize(
         slots=st.integers(1, 3),
@@ -53,6 +68,8 @@ class ManagerMachine(RuleBasedStateMachine):
             self.node.get_ready(number)
         if learn and limit is None:
             self.node.learn()
+        self.delivered = len(self.node.told)
+        self.seen = self.received = max(self.node.reported, default=0)
         self.node.outcomes.clear()
         for worker in self.everyone.values():
             worker.ran.clear()
@@ -60,6 +77,10 @@ class ManagerMachine(RuleBasedStateMachine):
     @property
     def going(self) -> bool:
         return not self.node.exited
+
+    @property
+    def up(self) -> bool:
+        return self.going and self.node.reactor.link is Link.UP
 
     # --------------------------------------------------------------------------------- what happens between actions
 
@@ -96,13 +117,14 @@ class ManagerMachine(RuleBasedStateMachine):
         self.node.turn()
         self.tape.clear()
         self.everyone.update(self.node.workers)
-        assert self.node.exited or not (self.node.state.queue.waiting and self.node.state.idle), (
+        stays = self.node.state.draining is not None and not self.up
+        assert self.node.exited or stays or not (self.node.state.queue.waiting and self.node.state.idle), (
             "work for the idle"
         )
 
     # ------------------------------------------------------------------------------------------------ the interchange
 
-    @precondition(lambda self: self.going)
+    @precondition(lambda self: self.up)
     @rule(
         count=st.sampled_from([1, 2, 3, 5, 50, 100]),
         fn=st.sampled_from([1, 1, 1, 2]),
@@ -117,9 +139,10 @@ class ManagerMachine(RuleBasedStateMachine):
             for number in range(first, first + (count if not walltime else min(count, 3)))
         ]
         self.tasks.update((one.id, one) for one in new)
+        self.has.update(one.id for one in new)
         self.node.said(*self.node.assignment(new))
 
-    @precondition(lambda self: self.going and self.tasks)
+    @precondition(lambda self: self.up and self.tasks)
     @rule(
         picks=st.lists(st.integers(0, 1 << 16), min_size=1, max_size=4),
         anywhere=st.integers(0, 5),
@@ -140,9 +163,10 @@ class ManagerMachine(RuleBasedStateMachine):
         self.asked.update(numbers)
         if kill:
             self.kills.update(numbers)
+        self.cancelling.update(self.has.intersection(numbers))
         self.node.said(m.Cancel(numbers, kill))
 
-    @precondition(lambda self: self.going)
+    @precondition(lambda self: self.up)
     @rule(pick=st.integers(0, 99), all_but_last=st.booleans(), kill=st.booleans(), tape=TAPE)
     def cancel_while_more_comes(self, pick: int, all_but_last: bool, kill: bool, tape: list[int]) -> None:
         """In one turn what a worker runs, and the last that it has, are cancelled, and there is more to give to it."""
@@ -158,7 +182,7 @@ class ManagerMachine(RuleBasedStateMachine):
                 self.cancel_these(list({pending[0].id, pending[-1].id}), kill)
             self.turn(tape)
 
-    @precondition(lambda self: self.going)
+    @precondition(lambda self: self.up)
     @rule(seldom=st.integers(0, 30))
     def drain(self, seldom: int) -> None:
         if seldom == 30:
@@ -168,6 +192,101 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule()
     def rest(self) -> None:
         assert self.node.turn() is self.node.trace
+
+    # ------------------------------------------------------------------------------------------------- the connection
+
+    @precondition(lambda self: self.up)
+    @rule()
+    def deliver(self) -> None:
+        """Everything that the manager said arrives."""
+        said, self.delivered = self.node.told[self.delivered :], len(self.node.told)
+        for message in said:
+            match message:
+                case m.Results(tasks=tasks, number=number):
+                    if number > self.seen:
+                        assert number == self.seen + 1, "no message of results is left out"
+                        assert self.has.issuperset(tasks) or tasks[0] > 999_999, "it had what has ended"
+                        self.seen = number
+                        self.has.difference_update(tasks)
+                case m.Returned(tasks=tasks) | m.Verdicts(cancelled=[_, *_] as tasks):
+                    assert self.has.issuperset(tasks)
+                    self.has.difference_update(tasks)
+            if isinstance(message, m.Verdicts):
+                self.cancelling.difference_update(message.refused)
+        self.cancelling &= self.has
+
+    @precondition(lambda self: self.up)
+    @rule(behind=st.sampled_from([0, 0, 0, 1, 2]))
+    def acknowledge(self, behind: int) -> None:
+        """The executor has results that arrived, and the manager hears so."""
+        self.received = max(self.received, self.seen - behind)
+        self.node.said(m.Acknowledged(self.received))
+
+    @precondition(lambda self: self.going and self.node.reactor.link is not Link.DOWN)
+    @rule(
+        lost=st.integers(0, 5),
+        assigned=st.sampled_from([0, 0, 3]),
+        cancelled=st.sampled_from([0, 0, 2]),
+        kill=st.booleans(),
+        welcomed=st.booleans(),
+    )
+    def disconnect(self, lost: int, assigned: int, cancelled: int, kill: bool, welcomed: bool) -> None:
+        """The connection breaks: some of what was said last is lost, in both directions."""
+        self.was_cut = True
+        if self.up:
+            kept = self.node.told[: max(self.delivered, len(self.node.told) - lost)]
+            dropped = self.node.told[len(kept) :]
+            self.node.told = kept
+            self.deliver()
+            self.node.told = kept + dropped
+            self.delivered = len(self.node.told)
+            first = len(self.tasks) + 1
+            self.tasks.update((number, task(number)) for number in range(first, first + assigned))
+            self.has.update(range(first, first + assigned))
+            numbers = sorted(self.has)[:cancelled]
+            self.asked.update(numbers)
+            self.cancelling.update(numbers)
+            if kill:
+                self.kills.update(numbers)
+        elif welcomed:
+            self.take_hello()
+        self.hello = None
+        self.node.disconnect()
+
+    @precondition(lambda self: self.going and self.node.reactor.link is Link.DOWN)
+    @rule()
+    def connect(self) -> None:
+        self.hello = self.node.hello()
+        here = {number for _, tasks in self.hello.ended for number in tasks}
+        assert not here & set(self.hello.held), "what has ended is not here any more"
+
+    @precondition(lambda self: self.going and self.node.reactor.link is Link.GREETING)
+    @rule()
+    def welcome(self) -> None:
+        """The hello arrives, and so does the welcome; what was to be cancelled is asked again."""
+        hello = self.take_hello()
+        self.delivered = len(self.node.told)
+        self.node.welcome(self.received, self.seen)
+        again = sorted(self.cancelling.intersection(hello.held))
+        for kill in (False, True):
+            numbers = [number for number in again if (number in self.kills) is kill]
+            if numbers and self.up:
+                self.node.said(m.Cancel(numbers, kill))
+
+    def take_hello(self) -> m.ManagerHello:
+        """The interchange hears what the manager has: what else it believed to be here goes to others."""
+        assert self.hello is not None
+        assert self.has.issuperset(self.hello.held), "it has nothing that was never sent to it"
+        here = set(self.hello.held)
+        for number, tasks in self.hello.ended:
+            here.update(tasks if number > self.seen else ())
+        missing = self.has - here
+        runs = {number for worker in self.everyone.values() for number in worker.ran}
+        assert not missing & runs, "what runs elsewhere now has not run here"
+        self.missing |= missing
+        self.has -= missing
+        self.cancelling -= missing
+        return self.hello
 
     # -------------------------------------------------------------------------------------------- the reactor's moments
 
@@ -263,6 +382,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert all(count == 1 for count in runs.values()), "nothing runs twice"
         assert not runs.keys() & cancelled.keys(), "what is cancelled never ran"
         assert not runs.keys() & returned.keys(), "what is given back never ran"
+        assert not runs.keys() & self.missing, "what runs elsewhere never ran here"
         assert cancelled.keys() <= self.asked
         refused = {number for verdict in self.verdicts for number in verdict.refused}
         assert refused <= runs.keys() | ends.keys(), "what has not begun can be cancelled"
@@ -283,14 +403,30 @@ class ManagerMachine(RuleBasedStateMachine):
             return
         node = self.node
         self.turn([])
+        if self.going and node.reactor.link is Link.DOWN:
+            self.connect()
+        if self.going and node.reactor.link is Link.GREETING:
+            self.welcome()
+        self.turn([])
         for _ in range(10_000):
             if node.exited or not self._go_on():
                 break
         else:
             raise AssertionError("it does not come to rest")
+        if self.up:
+            self.deliver()
+            assert self.seen == max(node.reported, default=0), "all results were said"
+            node.acknowledge()
+            assert not node.reactor.kept_bytes
+            assert node.exited == (node.state.draining is not None), "it leaves when it drains and is done"
+            assert not self.has, "the interchange knows that nothing is here"
         self.each_task_has_at_most_one_end()
-        assert self.ends.keys() == self.tasks.keys(), f"lost: {sorted(self.tasks.keys() - self.ends.keys())}"
+        ended = self.ends.keys() | self.missing
+        assert ended == self.tasks.keys(), f"lost: {sorted(self.tasks.keys() - ended)}"
         judged = {number for verdict in self.verdicts for number in (*verdict.cancelled, *verdict.refused)}
+        if self.was_cut:
+            # A verdict of which nothing came: the task itself tells.
+            judged |= self.asked & (self.missing | self.node.outcomes.keys())
         assert judged == self.asked, "each cancellation is answered"
         state = node.state
         assert state.held == 0
