@@ -1,7 +1,5 @@
 """The way of monitoring messages from the workers to the submitting process."""
 
-# ruff: noqa: E402 - only where Parsl is there
-
 from __future__ import annotations
 
 import hmac

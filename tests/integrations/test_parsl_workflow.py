@@ -1,7 +1,5 @@
 """A workflow of Parsl on Throughway's executor, with monitoring."""
 
-# ruff: noqa: E402 - only where Parsl is there
-
 from __future__ import annotations
 
 import sqlite3
