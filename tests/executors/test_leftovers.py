@@ -171,7 +171,7 @@ def test_all_at_once_with_the_interchange(runs: Path, tmp_path: Path) -> None:
         interchange = next(
             pid
             for pid in told["pids"]
-            if b"throughway: interchange" in (title / str(pid) / "cmdline").read_bytes()
+            if b"throughway-interchange" in (title / str(pid) / "cmdline").read_bytes()
         )
         os.kill(interchange, signal.SIGSTOP)
         script.signal(signal.SIGKILL)

@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 from throughway.blocks.controller import ExecutorView
 from throughway.launchers import SingleNodeLauncher
-from throughway.providers import JobStatus, LocalProvider
+from throughway.providers import JobState, JobStatus, LocalProvider
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
@@ -265,9 +265,9 @@ def test_workers_know_their_place(make: Make, tmp_path: Path) -> None:
         assert environment["THROUGHWAY_WORKER_COUNT"] == "2"
         assert environment["THROUGHWAY_MANAGER_ID"] == manager.manager
         assert environment["THROUGHWAY_BLOCK_ID"] == "0"
-        assert worker["title"].startswith(f"throughway: worker {rank} of manager {manager.manager}")
+        assert worker["title"].startswith(f"throughway-worker {rank} of manager {manager.manager}")
     title = Path(f"/proc/{manager.pid}/cmdline").read_bytes().decode()
-    assert title.startswith(f"throughway: manager {manager.manager}")
+    assert title.startswith(f"throughway-manager {manager.manager}")
 
 
 @shows("prefetch_capacity")
@@ -327,6 +327,7 @@ def test_a_manager_ends_without_its_interchange(make: Make, tmp_path: Path) -> N
     worker = result(executor, tasks.worker_pid)
     (manager,) = executor.connected_managers()
     assert executor._run is not None
+    executor._run.reactor.patience = 1000.0  # else the executor would replace it
     interchange = executor._run.shell.interchange_pid
     os.kill(interchange, signal.SIGSTOP)
     try:
@@ -778,7 +779,7 @@ def test_hold_and_release(make: Make) -> None:
 
 @pytest.mark.parametrize("how", ["drain_manager", "SIGTERM"])
 def test_draining_loses_nothing(make: Make, tmp_path: Path, how: str) -> None:
-    executor = make(provider=LocalProvider(init_blocks=2, max_blocks=2))
+    executor = make(provider=LocalProvider(init_blocks=2, max_blocks=2), strategy="none")
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     gate, folder = tmp_path / "gate", tmp_path / "started"
     folder.mkdir()
@@ -805,17 +806,27 @@ def test_draining_loses_nothing(make: Make, tmp_path: Path, how: str) -> None:
 
 
 def test_a_walltime_needs_a_manager_with_the_time(make: Make) -> None:
-    executor = make(drain_period=30.0, provider=LocalProvider(init_blocks=2, max_blocks=2))
+    executor = make(drain_period=30.0, provider=LocalProvider(init_blocks=2, max_blocks=2), strategy="none")
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     fits = executor.options(walltime=5).submit(tasks.add, 1)
-    too_long = executor.options(walltime=3600).submit(tasks.add, 2)
+    too_long = executor.options(walltime=30).submit(tasks.add, 2)
     assert fits.result(timeout=20) == 1
     explanation = executor.explain(too_long)
     assert explanation.state == "at the interchange"
-    assert (
-        "a manager with 3600 s left for its walltime: the most that any has left is" in explanation.waits_for
-    )
+    assert "a manager with 30 s left for its walltime: the most that any has left is" in explanation.waits_for
     assert too_long.cancel()
+
+
+@shows("strategy", "max_idletime")
+def test_blocks_follow_the_load(make: Make) -> None:
+    provider = LocalProvider(init_blocks=0, max_blocks=1)
+    executor = make(provider=provider, strategy="simple", max_idletime=0.2)
+    executor.start()
+    assert executor.blocks() == []
+    assert result(executor, tasks.add, 1) == 1
+    wait_until(lambda: executor.blocks()[0].state is JobState.SCALED_IN, 20, "the idle block to end")
+    with pytest.raises(throughway.ConfigurationError, match="no block would ever start"):
+        make(provider=provider, strategy="none")
 
 
 # ------------------------------------------------------------------------------------------------------------- complete

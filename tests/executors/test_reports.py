@@ -86,7 +86,7 @@ def test_connected_managers(executor: HighThroughputExecutor, hold: Hold) -> Non
     assert (
         Path(f"/proc/{idle.pid}/cmdline")
         .read_bytes()
-        .startswith(b"throughway: manager " + idle.manager.encode())
+        .startswith(b"throughway-manager " + idle.manager.encode())
     )
     assert (idle.worker_count, idle.idle_workers) == (2, 2)
     assert idle.python_version == platform.python_version()

@@ -141,7 +141,7 @@ class Nursery:
         order = Spawn(
             worker=worker.number,
             slot=worker.slot,
-            title=f"throughway: worker {worker.number} of a test",
+            title=f"throughway-worker {worker.number} of a test",
             log=log or str(worker.log),
             environment=environment or {},
             affinity=list(affinity),

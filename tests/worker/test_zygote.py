@@ -39,7 +39,7 @@ def test_a_worker_says_that_it_is_ready_and_who_it_is(nursery: Nursery) -> None:
     pid = worker.run(tasks.pid)
     nursery.pump(lambda: worker.process.pid != 0, "the message of the zygote")
     assert worker.process.pid == pid
-    assert title(pid) == f"throughway: worker {worker.number} of a test"
+    assert title(pid) == f"throughway-worker {worker.number} of a test"
     assert worker.run(tasks.environment, "THROUGHWAY_WORKER_RANK") == "7"
 
 

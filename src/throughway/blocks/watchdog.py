@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     from setproctitle import setproctitle
 
-    setproctitle(f"throughway: watchdog {run}")
+    setproctitle(f"throughway-watchdog {run}")
     if not await_end(int(pidfd), 0):
         return 0
     from pathlib import Path

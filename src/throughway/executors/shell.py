@@ -208,6 +208,11 @@ class ExecutorShell:
         self._take_requests()
         self._reactor.turn(time.monotonic())
         self._send_all()
+        if self._reactor.broken is not None:
+            # A request broke it: there may be nothing to wait for any more.
+            self._on_batch()
+            if self._ending:
+                return
         events = list(self._deferred)
         self._deferred.clear()
         events += self._wait(0.0 if events else self._patience())

@@ -169,11 +169,21 @@ class InterchangeShell:
         self._reactor.executor_left("SIGTERM", time.monotonic())
 
     def _farewell(self) -> None:
+        """Wait until everybody has heard the last message.
+
+        Those on other machines show it by hanging up: a TCP connection that is closed with anything unread takes what
+        was sent over it last away from the other end.
+        """
         deadline = time.monotonic() + FAREWELL_SECONDS
-        while time.monotonic() < deadline and self._backlogged():
-            self._selector.wait(0.05)
-            for wire in self._wires:
-                wire.receive()
+        while (left := deadline - time.monotonic()) > 0 and (self._backlogged() or self._far_managers()):
+            self._selector.wait(left)
+            for index, wire in enumerate(self._wires):
+                for event in wire.receive():
+                    if isinstance(event, Closed):
+                        self._managers.discard(index << _WIRE_SHIFT | event.peer)
+
+    def _far_managers(self) -> bool:
+        return any(not isinstance(self._wires[peer >> _WIRE_SHIFT], UnixWire) for peer in self._managers)
 
     def _backlogged(self) -> bool:
         peers = [*self._managers, *self._observers]
@@ -278,7 +288,7 @@ def serve(config: InterchangeConfig) -> int:
     """Run an interchange as this process; returns the exit status."""
     from setproctitle import setproctitle
 
-    setproctitle(f"throughway: interchange {config.label} {config.run}")
+    setproctitle(f"throughway-interchange {config.label} {config.run}")
     logger = open_log(Path(config.folder) / "interchange.log", "interchange", debug=config.debug)
     logger.info("interchange of run %s starts: process %d", config.run, os.getpid())
     try:

@@ -8,6 +8,7 @@ task is cancelled for certain, and how the death of a worker costs only the task
 from __future__ import annotations
 
 import heapq
+import math
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -52,6 +53,9 @@ MAX_START_FAILURES = 5
 
 RETAINED_BYTES = 1 << 28
 """With more than this in results that the executor has not acknowledged, no worker is given anything new."""
+
+PARTING_SECONDS = 10.0
+"""How long a manager that drains, and has only results left, waits for its interchange to come back."""
 
 _HEADER_BYTES = 64
 """What a result costs beside its payload while it is kept, about."""
@@ -115,8 +119,8 @@ class ManagerReactor:
         self._last_sent = now
         self._leaving = False
         self.link = Link.DOWN
-        self._known = False
-        """whether it was ever registered"""
+        self._greeted = False
+        """whether it ever said hello: it may be registered, even if the welcome never came"""
         self._unsent: list[Tell] = []
         """what is to be said once it is welcome"""
         self._broken: m.Broken | None = None
@@ -180,12 +184,13 @@ class ManagerReactor:
         From now on until it is welcome, nothing is said that this does not already say.
         """
         state = self.state
+        again, self._greeted = self._greeted, True
         self.link = Link.GREETING
         self._unsent.clear()
         return msgspec.structs.replace(
             hello,
             capacity=self.capacity,
-            again=self._known,
+            again=again,
             held=[*state.queue.waiting, *state.holders, *self._ended],
             ended=[(kept.message.number, kept.message.tasks) for kept in self._kept],
             functions=list(state.functions),
@@ -196,7 +201,6 @@ class ManagerReactor:
         """Registered, for the first time or again: what the interchange has not seen is said once more."""
         self._last_heard = now
         self.link = Link.UP
-        self._known = True
         self._acknowledged(welcome.received)
         for kept in self._kept:
             if kept.message.number > welcome.seen:
@@ -585,8 +589,11 @@ class ManagerReactor:
             self._tell(m.Returned(self.state.id, [task.id for task in tasks], capacity))
 
     def _leave(self, reason: str) -> None:
-        """Nothing is left here, and nothing of it is unknown to the executor."""
-        if self.link is not Link.GREETING:
+        """Nothing is left here, and nothing of it is unknown to the executor.
+
+        One that is registered says so: what is on its way here would be taken for lost with it.
+        """
+        if self.link is Link.UP or not self._greeted:
             self._leaving = True
             self._tell(m.Leaving(self.state.id, reason))
             self._actions.append(Exit(reason))
@@ -627,6 +634,7 @@ class ManagerReactor:
     def next_deadline(self) -> float:
         """When `turn` must be called even if nothing arrives."""
         deadline = min(self._last_sent + self._period, self._last_heard + self._threshold)
+        deadline = min(deadline, self._parting_at())
         if self._drain_at is not None and self.state.draining is None:
             deadline = min(deadline, self._drain_at)
         if self._looks:
@@ -634,6 +642,12 @@ class ManagerReactor:
         if self._walltimes:
             deadline = min(deadline, self._walltimes[0][0])
         return deadline
+
+    def _parting_at(self) -> float:
+        """When to leave without a connection: an interchange that is started anew is there long before."""
+        if self.state.draining is None or self.state.held or self.link is Link.UP:
+            return math.inf
+        return self._last_heard + PARTING_SECONDS
 
     def _on_time(self, now: float) -> None:
         while self._looks and self._looks[0][0] <= now:
@@ -650,7 +664,9 @@ class ManagerReactor:
                 self._actions.append(Look(number))
         if self._drain_at is not None and now >= self._drain_at:
             self.drain("its time is over")
-        if now - self._last_heard >= self._threshold:
+        if now >= self._parting_at():
+            self._actions.append(Exit("it was told to end, and nobody is there to take its last results", 1))
+        elif now - self._last_heard >= self._threshold:
             silence = now - self._last_heard
             self._actions.append(
                 Exit(f"the interchange was silent for {silence:.1f} s (heartbeat_threshold)", 1)
@@ -786,6 +802,19 @@ class ManagerReactor:
             surplus = self.state.held - self.capacity
             if surplus > 0:
                 self._give_back(surplus)
+
+    def sanity_check(self) -> None:
+        """What is kept for the executor adds up. For tests and simulations."""
+        numbers = [kept.message.number for kept in self._kept]
+        assert numbers == list(range(self._number - len(numbers) + 1, self._number + 1)), (
+            "what is kept are the last results, in order"
+        )
+        assert self._kept_bytes == sum(kept.size for kept in self._kept)
+        assert len(self._ended) == len(self._outcomes) == len(self._workers) == len(self._payloads)
+        assert not self._unsent or self.link is Link.GREETING, "only a greeting keeps what is to be said"
+        here = self.state.queue.waiting.keys() | self.state.holders.keys()
+        assert not here & set(self._ended), "a task that has ended is not here any more"
+        assert self._cancelling <= self.state.holders.keys() | set(self._ended)
 
 
 def describe_status(status: int) -> str:

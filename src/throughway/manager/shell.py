@@ -55,6 +55,10 @@ DEATH_SECONDS = 1.0
 FAREWELL_SECONDS = 1.0
 """How long the last messages may be kept from leaving: as long as they move, they are waited for."""
 
+SIGTERM_SECONDS = 1.0
+"""A second SIGTERM after so long means to end at once. One that comes sooner is the same: a batch system and a launcher
+both may hand it on."""
+
 RECONNECT_SECONDS = 0.2
 """After a connection to another machine was lost, how long to wait before the next."""
 
@@ -115,7 +119,7 @@ class ManagerShell:
             os.environ, time.time(), walltime=config.walltime, drain_period=config.drain_period
         )
         self._drain_at = None if drain_in is None else now + drain_in
-        self._terminations = 0
+        self._terminated_at = math.inf
         self._reactor = ManagerReactor(
             ManagerState(str(self._id), self._host, config.block, str(self._folder), self.slots),
             now=now,
@@ -169,8 +173,8 @@ class ManagerShell:
             self._farewell()
         finally:
             signal.set_wakeup_fd(-1)
-            self._end_workers()
             self._wire.close()
+            self._end_workers()
             self._selector.close()
             reader.close()
             writer.close()
@@ -228,10 +232,11 @@ class ManagerShell:
     def _on_signals(self, numbers: bytes) -> None:
         if signal.SIGUSR1 in numbers:
             self._reactor.drain("SIGUSR1: the walltime of its block is nearly over")
-        for _ in range(numbers.count(signal.SIGTERM)):
-            self._terminations += 1
-            if self._terminations > 1:
-                self._exit = Exit("SIGTERM, again")
+        if signal.SIGTERM in numbers:
+            now = time.monotonic()
+            if now - self._terminated_at > SIGTERM_SECONDS:
+                self._exit = self._exit or Exit("SIGTERM, again")
+            self._terminated_at = min(self._terminated_at, now)
             self._reactor.drain("SIGTERM")
 
     # --------------------------------------------------------------------------------------------------------- events
@@ -404,7 +409,7 @@ class ManagerShell:
         order = Spawn(
             number,
             slot,
-            f"throughway: worker {slot} of manager {self._id}",
+            f"throughway-worker {slot} of manager {self._id}",
             process.log,
             environment,
             list(cores),
@@ -444,7 +449,8 @@ def serve(document: str, fork: Callable[[socket.socket], None]) -> int:
     logger = open_log(Path(config.folder) / f"manager-{os.getpid()}.log", "manager", debug=config.debug)
     try:
         shell = ManagerShell(config, document, fork, logger)
-        setproctitle(f"throughway: manager {shell._id} block {config.block}")
+        # No space near the start: else Slurm's proctrack/linuxproc does not find the process when it kills the job.
+        setproctitle(f"throughway-manager {shell._id} block {config.block}")
         logger.info("manager %s of run %s starts: process %d", shell._id, config.run, os.getpid())
         end = shell.run()
     except Exception:

@@ -54,7 +54,7 @@ class Zygote:
 
     def run(self) -> None:
         """Serve until the manager closes the socket."""
-        setproctitle("throughway: zygote")
+        setproctitle("throughway-zygote")
         wake_reader, wake_writer = socket.socketpair()
         for end in (wake_reader, wake_writer):
             end.setblocking(False)
