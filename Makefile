@@ -64,6 +64,60 @@ format: $(TEST_VENV)/installed-lint ## Format the sources and fix what the linte
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+SECONDS ?=
+SEED ?=
+
+.PHONY: chaos
+chaos: $(TEST_VENV)/installed-test ## Random faults on real processes, SECONDS=... for each plan, SEED=... to repeat
+	@THROUGHWAY_CHAOS_SECONDS="$(or $(SECONDS),60)" THROUGHWAY_CHAOS_SEED="$(SEED)" \
+		$(BIN)/python -m pytest -s tests/chaos tests/systems/test_partitions.py $(ARGS)
+
+.PHONY: soak
+soak: $(TEST_VENV)/installed-test ## Steady load for SECONDS=...: memory, descriptors and threads must stay flat
+	@THROUGHWAY_SOAK_SECONDS="$(or $(SECONDS),600)" $(BIN)/python -m pytest -s tests/hostile/test_soak.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(TEST_VENV)/installed-fuzz ## Coverage-guided fuzzing, SECONDS=... for each target
+	@THROUGHWAY_FUZZ_SECONDS="$(or $(SECONDS),60)" $(BIN)/python -m pytest -s tests/fuzzing $(ARGS)
+
+PARSL_VENV := .venv-parsl$(SUFFIX)
+
+$(PARSL_VENV)/installed: pyproject.toml .ci/environment $(call usable,$(PARSL_VENV))
+	@.ci/environment $(PARSL_VENV) test-parsl
+	@touch $@
+
+.PHONY: test-parsl
+test-parsl: $(PARSL_VENV)/installed ## Parsl's own tests on Throughway's executor, from nothing
+	@$(PARSL_VENV)/bin/python tests/integrations/parsl/suite/run.py $(ARGS)
+
+# Each bound has an environment of its own: the oldest supported versions, and the newest of today.
+INTEGRATIONS = -m pytest tests/integrations tests/executors/test_progress.py $(ARGS)
+
+$(TEST_VENV)-oldest/installed: pyproject.toml .ci/environment tests/integrations/oldest.txt $(call usable,$(TEST_VENV)-oldest)
+	@PIP_CONSTRAINT=tests/integrations/oldest.txt .ci/environment $(TEST_VENV)-oldest test-integrations
+	@touch $@
+
+$(TEST_VENV)-newest/installed: pyproject.toml .ci/environment $(call usable,$(TEST_VENV)-newest)
+	@PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager .ci/environment $(TEST_VENV)-newest test-integrations
+	@touch $@
+
+.PHONY: test-integrations
+test-integrations: $(TEST_VENV)-oldest/installed $(TEST_VENV)-newest/installed ## joblib, Dask, notebooks and others: oldest and newest versions
+	@THROUGHWAY_REQUIRE_INTEGRATIONS=1 $(TEST_VENV)-oldest/bin/python $(INTEGRATIONS)
+	@THROUGHWAY_REQUIRE_INTEGRATIONS=1 $(TEST_VENV)-newest/bin/python $(INTEGRATIONS)
+
+SEEDS ?= 0:5000
+PROCESSES ?= 1
+SCALE ?= 8192:1000000
+
+.PHONY: simulate
+simulate: $(TEST_VENV)/installed-test ## A whole run on a fake clock, with seeded faults: SEEDS=A:B, PROCESSES=...
+	@$(BIN)/python -m throughway.testing.simulation --seeds "$(SEEDS)" --processes "$(PROCESSES)" $(ARGS)
+
+.PHONY: simulate-scale
+simulate-scale: $(TEST_VENV)/installed-test ## Recovery with thousands of managers and a million tasks: SCALE=MANAGERS:TASKS
+	@$(BIN)/python -m throughway.testing.simulation --scale "$(SCALE)" $(ARGS)
+
 .PHONY: coverage
 coverage: $(TEST_VENV)/installed-coverage ## All tests, and which lines and branches they miss
 	@rm -f .coverage .coverage.*

@@ -17,6 +17,10 @@ class InvalidResourceSpecification(ThroughwayError, ValueError):
     """`executor.options` was given an unknown or ill-typed option."""
 
 
+class JournalError(ThroughwayError):
+    """The journal of an executor cannot be used. The message says why, who holds it, and the remedy."""
+
+
 class TransportError(ThroughwayError, ConnectionError):
     """A wire could not be set up or was used wrongly."""
 

@@ -78,7 +78,9 @@ def test_an_account_that_slurm_refuses(slurm_with_accounting: SlurmCluster) -> N
 
 
 def test_a_worker_init_that_fails_shows_its_output(slurm: SlurmCluster) -> None:
-    provider = SlurmProvider(worker_init="echo there is no such module >&2; exit 9", status_polling_interval=0.5)
+    provider = SlurmProvider(
+        worker_init="echo there is no such module >&2; exit 9", status_polling_interval=0.5
+    )
     with HighThroughputExecutor(provider=provider) as executor:
         error = executor.submit(double, 1).exception(90)
     assert isinstance(error, ExecutorFailed)

@@ -27,6 +27,8 @@ app = App(
         "- `throughway demo`: parse the standard library on all cores, and see what that brings\n"
         "- `throughway bench`: what a task costs on this machine, beside ProcessPoolExecutor\n"
         "- `throughway status`: watch what is running\n"
+        "- `throughway blocks`: the jobs of all runs, and what dead runs have left\n"
+        "- `throughway journal PATH`: what an executor's journal holds\n"
         "- `throughway COMMAND --help`: the options of a command, with examples\n"
     ),
     help_format="markdown",
@@ -153,3 +155,71 @@ def status(
     from throughway.cli.status import watch
 
     return watch(Console(), sys.stdout, run=run, once=once, json=json, interval=interval, run_dir=run_dir)
+
+
+@app.command(
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway journal campaign.journal`: how many results it has, of which functions, and how old\n"
+        "- `throughway journal campaign.journal --rewrite`: smaller, where much of it is not needed any more\n"
+    )
+)
+def journal(
+    path: str,
+    /,
+    *,
+    json: Annotated[bool, Flag] = False,
+    rewrite: Annotated[bool, Flag] = False,
+) -> int:
+    """Look at the journal of an executor, also while the executor writes it: results, sizes, age.
+
+    Parameters
+    ----------
+    path
+        The file that the executor was given as `journal`.
+    json
+        Print JSON.
+    rewrite
+        Write the file anew first, without what nothing needs any more. No executor may be using it.
+    """
+    from throughway.cli.journal import show
+
+    return show(Console(), sys.stdout, path=path, json=json, rewrite=rewrite)
+
+
+@app.command(
+    help_epilogue=(
+        "Examples:\n\n"
+        "- `throughway blocks`: the blocks of live runs, and the jobs that dead ones have left\n"
+        "- `throughway blocks --cancel ab12cd34`: cancel what this dead run has left\n"
+    )
+)
+def blocks(
+    *,
+    cancel: str | None = None,
+    force: Annotated[bool, Flag] = False,
+    json: Annotated[bool, Flag] = False,
+    run_dir: str | None = None,
+) -> int:
+    """List the blocks of this user's runs, and cancel what dead runs have left in a batch system.
+
+    A run's own process cancels its jobs when it ends, and a process beside it does so should it die. What is
+    left after both were killed, or after a reboot of this machine, is found here. The exit status is 1 where
+    a scheduler does not answer, or jobs are left after they were cancelled.
+
+    Parameters
+    ----------
+    cancel
+        Id (or its beginning) or label of the run whose jobs are to be cancelled.
+    force
+        Cancel also where the run is alive, or belongs to another host.
+    json
+        Print one JSON document.
+    run_dir
+        The executor's `run_dir`, where it was given one.
+    """
+    from throughway.cli import blocks as command
+
+    if cancel is not None:
+        return command.cancel(Console(), cancel, force=force, run_dir=run_dir)
+    return command.show(Console(), sys.stdout, json=json, run_dir=run_dir)

@@ -63,14 +63,20 @@ class TaskFuture(Future[Result]):
     """What `submit` returns. Everything that `concurrent.futures.Future` promises holds.
 
     `cancel` asks where the task is, which takes a round trip: True means that it never runs. The attribute ``task_id``
-    is the task's number within its executor, as logs and errors name it.
+    is the task's number within its executor, as logs and errors name it; ``from_journal`` says that the result was
+    there already, in the executor's journal.
     """
+
+    from_journal: bool = False
+    # What its journal knows it by is set only where there is one.
+    _key: tuple[bytes, str]
 
     __slots__ = (
         "_entry",
         "_exception",
         "_executor",
         "_frames",
+        "_key",
         "_late",
         "_result",
         "_retries",

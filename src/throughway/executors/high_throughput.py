@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
+import math
 import os
 import shlex
 import sys
@@ -13,20 +15,29 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
 from throughway import errors
-from throughway.blocks.controller import ErrorHandler
+from throughway.blocks.controller import BlockController, ErrorHandler
+from throughway.blocks.plan import Strategy
+from throughway.blocks.policy import MAX_IDLETIME, policy_for
 from throughway.blocks.state import BlockView
-from throughway.executors import futures, mapping, parameters
+from throughway.blocks.strategies import none as no_strategy
+from throughway.blocks.strategies import strategy_for
+from throughway.executors import capacity, futures, mapping, parameters, scaling
 from throughway.executors.futures import TaskFuture
 from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
 from throughway.executors.reports import StatusReport, TaskExplanation, status_report, task_explanation
 from throughway.executors.run import Run
-from throughway.interchange.selectors import ManagerSelector, RandomSelector, selector_config
+from throughway.interchange.selectors import (
+    BlockPackingSelector,
+    ManagerSelector,
+    RandomSelector,
+    selector_config,
+)
 from throughway.manager.accelerators import accelerator_names
 from throughway.manager.affinity import validate_affinity
 from throughway.manager.sizing import validate_sizing
@@ -38,6 +49,9 @@ from throughway.providers.interface import Provider
 from throughway.providers.local import LocalProvider
 from throughway.serialize.functions import FunctionTable
 from throughway.serialize.payloads import pack_call
+
+if TYPE_CHECKING:
+    from throughway.executors.journal import Journal
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -55,7 +69,7 @@ class HighThroughputExecutor(Executor):
 
     Args:
         label: name in logs and process titles.
-        provider: where nodes come from; None for `LocalProvider()`: this machine.
+        provider: where nodes come from; None for this machine, all the time: ``LocalProvider(min_blocks=1)``.
         launch_cmd: shell command that starts a manager, with ``{config}`` for the path of its document, and
             ``{python}`` and ``{block}`` where wanted; None for ``{python} -P -m throughway.manager {config}``.
         address: address at which managers on other machines reach this one. None: all addresses of this machine are
@@ -78,7 +92,12 @@ class HighThroughputExecutor(Executor):
         worker_logdir_root: folder for the logs of managers and workers; None for the run folder. Managers must be
             able to write it.
         manager_selector: which manager gets the next task: `RandomSelector`, `LeastLoadedSelector`,
-            `BlockPackingSelector`, or one's own subclass of `ManagerSelector`.
+            `BlockPackingSelector`, or one's own subclass of `ManagerSelector`. None packs blocks where their number
+            follows the load, so that some of them run empty, and is random elsewhere.
+        strategy: how many blocks there are: ``none`` keeps the first ones, ``simple`` starts more for tasks and ends
+            them once nothing is left to do, ``htex_auto_scale`` also ends single ones; or a pure function
+            ``(view, policy, now)`` that returns a `throughway.blocks.Wish`.
+        max_idletime: seconds after which a block that is not needed is scaled in.
         block_error_handler: True to give up when blocks fail again and again, False never to, or a callable
             ``(executor_view, {block: JobStatus})`` that decides.
         encrypted: encrypt and authenticate (CurveZMQ) the wire to managers on other machines.
@@ -89,10 +108,16 @@ class HighThroughputExecutor(Executor):
         max_tasks_per_child: tasks after which a worker is replaced; None for never.
         max_outstanding: tasks without an outcome, at most: `submit` blocks while there are as many.
         max_payload_bytes: bytes of one task's arguments or result, at most; None for no limit.
+        journal: file in which results are kept, so that a script which starts again finds what is done; None for none.
 
     Raises:
         ConfigurationError: a parameter cannot work; the message says what can.
     """
+
+    _future: type[TaskFuture[Any]] = TaskFuture
+    """what `submit` returns; integrations have their own"""
+    _controller: Callable[..., BlockController] = BlockController
+    """what keeps the blocks; an integration may start them itself"""
 
     def __init__(
         self,
@@ -116,6 +141,8 @@ class HighThroughputExecutor(Executor):
         address_probe_timeout: float = 30.0,
         worker_logdir_root: str | os.PathLike[str] | None = None,
         manager_selector: ManagerSelector | type[ManagerSelector] | None = None,
+        strategy: str | Strategy | None = "simple",
+        max_idletime: float = MAX_IDLETIME,
         block_error_handler: bool | ErrorHandler = True,
         encrypted: bool = True,
         working_dir: str | os.PathLike[str] | None = None,
@@ -125,9 +152,10 @@ class HighThroughputExecutor(Executor):
         max_tasks_per_child: int | None = None,
         max_outstanding: int = 1_000_000,
         max_payload_bytes: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
     ) -> None:
         self.label = parameters.label(label)
-        self.provider: Provider = LocalProvider() if provider is None else provider
+        self.provider: Provider = LocalProvider(min_blocks=1) if provider is None else provider
         parameters.provider(self.provider)
         self.launch_cmd = parameters.launch_command(launch_cmd)
         self.address = parameters.address(address)
@@ -154,7 +182,13 @@ class HighThroughputExecutor(Executor):
         self.drain_period = parameters.seconds("drain_period", drain_period, optional=True)
         self.address_probe_timeout = parameters.seconds("address_probe_timeout", address_probe_timeout) or 0.0
         self.worker_logdir_root = parameters.folder("worker_logdir_root", worker_logdir_root)
-        self._selector = selector_config(RandomSelector() if manager_selector is None else manager_selector)
+        self.strategy = strategy
+        self.max_idletime = parameters.seconds("max_idletime", max_idletime) or 0.0
+        follows = strategy_for(strategy) is not no_strategy
+        if self._controller is BlockController:
+            policy_for(self.provider, max_idletime=self.max_idletime, follows=follows)
+        usual = BlockPackingSelector() if scaling.scales(self.provider, strategy) else RandomSelector()
+        self._selector = selector_config(usual if manager_selector is None else manager_selector)
         parameters.error_handler(block_error_handler)
         self.block_error_handler = block_error_handler
         self.encrypted = parameters.flag("encrypted", encrypted)
@@ -172,6 +206,12 @@ class HighThroughputExecutor(Executor):
         )
         self.max_outstanding = parameters.positive("max_outstanding", max_outstanding) or 0
         self.max_payload_bytes = parameters.positive("max_payload_bytes", max_payload_bytes, optional=True)
+        self.journal = parameters.journal(journal)
+        self._journal: Journal | None = None
+        if self.journal is not None:
+            from throughway.executors.journal import Journal
+
+            self._journal = Journal(self.journal, self.label)
 
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
@@ -179,6 +219,7 @@ class HighThroughputExecutor(Executor):
         self._lookup = self._functions.lookup
         self._worker_config()  # refuses an initializer that cannot travel
         self._run: Run | None = None
+        self._notice_at = math.inf
         self._ready = False
         """whether tasks may be submitted right now: started, and neither shut down nor broken"""
         self._shut_down = False
@@ -203,6 +244,8 @@ class HighThroughputExecutor(Executor):
                 raise RuntimeError(self._refusal("cannot start an executor after its shutdown"))
             if self._run is not None:
                 return
+            if self._journal is not None:
+                self._journal.open()
             self._run = Run(
                 self.label,
                 self.provider,
@@ -214,12 +257,21 @@ class HighThroughputExecutor(Executor):
                 block_error_handler=self.block_error_handler,
                 address=self.address,
                 encrypted=self.encrypted,
+                heartbeats=(self.heartbeat_period, self.heartbeat_threshold),
                 on_batch=_forwarded(self, "_on_batch"),
                 on_broken=_forwarded(self, "_on_broken"),
+                controller=self._controller,
+                journal=self._journal,
+                scaling={
+                    "strategy": self.strategy,
+                    "max_idletime": self.max_idletime,
+                    "workers_per_node": scaling.workers_per_node(self),
+                    "notice": _forwarded(self, "_notice"),
+                },
+                guarded=scaling.guarded(self, own_command=self.launch_cmd != parameters.LAUNCH_COMMAND),
             )
             self._futures = self._run.reactor.futures
             self._outbox = self._run.reactor.outbox
-            self._submitted = self._run.shell.submitted
             self._ready = True
 
     def _interchange_config(self, run: Run) -> InterchangeConfig:
@@ -228,7 +280,6 @@ class HighThroughputExecutor(Executor):
             label=self.label,
             folder=str(run.folder.path),
             python=python_version(),
-            executor_descriptor=run.shell.executor_descriptor,
             port=self.worker_port,
             port_range=self.worker_port_range,
             heartbeat_period=self.heartbeat_period,
@@ -253,6 +304,7 @@ class HighThroughputExecutor(Executor):
             heartbeat_period=self.heartbeat_period,
             heartbeat_threshold=self.heartbeat_threshold,
             drain_period=self.drain_period,
+            walltime=getattr(self.provider, "walltime", None),
             worker=self._worker_config(),
             debug=self.worker_debug,
         )
@@ -310,6 +362,8 @@ class HighThroughputExecutor(Executor):
         kwargs: dict[str, Any],
         specification: ResourceSpecification,
     ) -> TaskFuture[Result]:
+        if self._journal is not None:
+            return self._submit_kept(self._journal, fn, args, kwargs, specification)
         if not self._ready:
             self._start_or_refuse()
         if len(self._futures) >= self.max_outstanding:
@@ -320,9 +374,9 @@ class HighThroughputExecutor(Executor):
             payload, frames = pack_call(args, kwargs, name=function.name, max_bytes=self.max_payload_bytes)
         except errors.SerializationError as error:
             return self._failed(error)
-        priority, walltime, retries = specification
+        priority, walltime, retries, _ = specification
         task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
-        future: TaskFuture[Result] = TaskFuture(self, task, entry, frames or (), retries)
+        future: TaskFuture[Result] = self._future(self, task, entry, frames or (), retries)
         try:
             self._futures[task.id] = future
             self._outbox.append(task)
@@ -333,8 +387,76 @@ class HighThroughputExecutor(Executor):
             raise
         return future
 
+    def _notice(self, count: float) -> None:
+        """Called by the controller of the blocks: with ``count`` outstanding tasks it wants to know, inf for never.
+
+        Until then each submission looks whether there are as many; it costs nothing where that cannot matter.
+        """
+        self._notice_at = count
+        if count != math.inf:
+            with contextlib.suppress(AttributeError):
+                del self._submitted
+
+    def _submitted(self) -> None:
+        """A task is in the outbox. While nothing is to be noticed, the shell's own method hides this one."""
+        run = self._run
+        assert run is not None
+        if len(self._futures) >= self._notice_at:
+            # The controller tells what to notice next, once it has looked.
+            self._notice_at = math.inf
+            run.controller.demand()
+        elif self._notice_at == math.inf:
+            self._submitted = run.shell.submitted  # type: ignore[method-assign]
+            # It may have been set at this very moment, in the controller's thread.
+            self._notice(self._notice_at)
+        run.shell.submitted()
+
+    def _submit_kept(
+        self,
+        journal: Journal,
+        fn: Callable[..., Result],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        specification: ResourceSpecification,
+    ) -> TaskFuture[Result]:
+        """As `_submit`, for an executor with a journal: what is done already comes from there, and starts nothing."""
+        if self._shut_down:
+            self._start_or_refuse()
+        with self._lock:
+            journal.open()
+        priority, walltime, retries, label = specification
+        try:
+            entry = self._lookup(fn)
+            function = entry.function
+            payload, frames = pack_call(args, kwargs, name=function.name, max_bytes=self.max_payload_bytes)
+        except errors.SerializationError as error:
+            return self._failed(error)
+        key = journal.key(fn, entry, args, kwargs, payload, frames, label)
+        kept = None if key is None else journal.recall(key)
+        if kept is not None:
+            done: TaskFuture[Result] = self._future(self, Task(next(self._ids), 0, b""), None, (), 0)
+            done.from_journal = True
+            done._set_value(kept[0])
+            return done
+        if not self._ready:
+            self._start_or_refuse()
+        if len(self._futures) >= self.max_outstanding:
+            self._wait_for_room()
+        task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
+        future: TaskFuture[Result] = self._future(self, task, entry, frames or (), retries)
+        if key is not None:
+            journal.submitted(key, future, label)
+        try:
+            self._futures[task.id] = future
+            self._outbox.append(task)
+            self._submitted()
+        except BaseException:
+            self._futures.pop(task.id, None)
+            raise
+        return future
+
     def _failed(self, error: BaseException) -> TaskFuture[Any]:
-        future: TaskFuture[Any] = TaskFuture(self, Task(next(self._ids), 0, b""), None, (), 0)
+        future: TaskFuture[Any] = self._future(self, Task(next(self._ids), 0, b""), None, (), 0)
         future._set_error(error)
         return future
 
@@ -375,6 +497,7 @@ class HighThroughputExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool | str = False,
     ) -> Iterator[Result]:
         """Like the builtin `map`, with calls running on workers; see `concurrent.futures.Executor.map`.
 
@@ -382,9 +505,10 @@ class HighThroughputExecutor(Executor):
             timeout: seconds from this call after which `next` raises `TimeoutError`; None for no limit.
             chunksize: calls in one task. Tiny tasks are sent together anyway: it is seldom worth setting.
             buffersize: tasks submitted ahead of the result that is yielded next, at most; None submits all at once.
+            progress: True, or a title, to show how far it is: on a terminal, in a notebook, or as lines of a log.
         """
-        mapping.check(timeout, chunksize, buffersize)
-        return mapping.run(self._submit_plain, fn, iterables, timeout, chunksize, buffersize)
+        mapping.check(timeout, chunksize, buffersize, progress)
+        return mapping.run(self._submit_plain, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
         return self._submit(fn, args, {}, DEFAULT)
@@ -397,11 +521,21 @@ class HighThroughputExecutor(Executor):
             walltime: seconds that a task may run before it is killed; None for no limit.
             retries: how often a task that was lost with its worker or manager is run again. One whose function
                 raised is not.
+            key: names the task in the journal, in place of its function and arguments; `map` numbers it.
 
         Raises:
             InvalidResourceSpecification: an option is unknown or cannot work; the message says what is accepted.
         """
-        return ExecutorView(self, DEFAULT.changed(options))
+        return self._view(DEFAULT.changed(options))
+
+    def _view(self, specification: ResourceSpecification) -> ExecutorView:
+        scaling.check_walltime(self, specification)
+        if specification.key is not None and self._journal is None:
+            raise errors.InvalidResourceSpecification(
+                f"key={specification.key!r} names a task in a journal, and executor {self.label!r} keeps none: "
+                "give it one, as in HighThroughputExecutor(journal='results.journal')"
+            )
+        return ExecutorView(self, specification)
 
     # --------------------------------------------------------------------------------------------------- cancelling
 
@@ -482,6 +616,11 @@ class HighThroughputExecutor(Executor):
         """How many workers the registered managers have."""
         return sum(manager.worker_count for manager in self.connected_managers())
 
+    @property
+    def _max_workers(self) -> int:
+        """As the standard library's executors have it, for libraries that look there, such as Dask."""
+        return capacity.most_workers(self)
+
     def connected_blocks(self) -> list[str]:
         """The ids of the blocks that have registered managers."""
         return sorted(
@@ -524,6 +663,39 @@ class HighThroughputExecutor(Executor):
     def blocks(self) -> list[BlockView]:
         """The blocks, live and lately ended: job id, state, since when, nodes, managers, and what was said of them."""
         return self._run.controller.blocks() if self._run is not None else []
+
+    def scale_out(self, blocks: int = 1) -> list[str]:
+        """Start so many more blocks now, whatever the strategy; their ids. Returns at once: `blocks` tells how they do.
+
+        Raises:
+            ValueError: there would be more than the provider's ``max_blocks``.
+            RuntimeError: it was shut down, or has failed.
+        """
+        self.start()
+        assert self._run is not None
+        return self._run.controller.scale_out(blocks)
+
+    def scale_in(self, blocks: int | Iterable[str] = 1, *, force: bool = False) -> list[str]:
+        """Let blocks go, so many or those with these ids; the ids of those that go. Returns at once.
+
+        Of a number, those go first that have not begun, then those that are idle for longest. A block takes nothing
+        new from now on, what it has not started goes to others, what runs is finished, and then its job is cancelled.
+        A strategy starts others if the tasks, or ``min_blocks``, ask for them.
+
+        Args:
+            force: end the blocks at once; what runs there is lost (and run again where it has ``retries``).
+
+        Raises:
+            ValueError: an id is not that of a live block.
+        """
+        if self._run is None:
+            return []
+        self._run.controller.loads(self._ask("blocks"))
+        return self._run.controller.scale_in(blocks, force=force)
+
+    def hosts_left_out(self) -> dict[str, str]:
+        """Hosts that are given nothing any more since managers kept dying there, and why."""
+        return self._run.controller.left_out() if self._run is not None else {}
 
     @property
     def outstanding(self) -> int:
@@ -592,6 +764,8 @@ class HighThroughputExecutor(Executor):
             self._room.notify_all()
         _live.discard(self)
         if run is None:
+            if self._journal is not None:
+                self._journal.close()
             return
         if cancel_futures or kill:
             run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=kill))
@@ -608,9 +782,12 @@ class HighThroughputExecutor(Executor):
         self._lock = threading.Lock()
         self._room = threading.Condition()
         run, self._run = self._run, None
+        if self._journal is not None:
+            self._journal.abandon()
         if run is None:
             return
         _inherited.append(run)
+        run.shell.forsake()
         error = RuntimeError(self._refusal(""))
         for future in run.reactor.futures.values():
             future._fail_in_child(error)
@@ -653,14 +830,14 @@ def _manager_command(launch_cmd: str, config: Path, block: str) -> list[str]:
     return ["/bin/sh", "-c", command]
 
 
-def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[[], None]:
+def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[..., None]:
     """A method of an executor, without keeping the executor alive."""
     reference = weakref.ref(executor)
 
-    def call() -> None:
+    def call(*arguments: object) -> None:
         target = reference()
         if target is not None:
-            getattr(target, method)()
+            getattr(target, method)(*arguments)
 
     return call
 
@@ -685,17 +862,25 @@ class ExecutorView(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool | str = False,
     ) -> Iterator[Result]:
-        """As `HighThroughputExecutor.map`, with this view's specification."""
-        mapping.check(timeout, chunksize, buffersize)
-        return mapping.run(self._submit_plain, fn, iterables, timeout, chunksize, buffersize)
+        """As `HighThroughputExecutor.map`, with this view's specification; a ``key`` is numbered: ``key[0]``, ..."""
+        mapping.check(timeout, chunksize, buffersize, progress)
+        submit = self._submit_plain
+        if (key := self.specification.key) is not None:
+            submit = _Numbered(self._executor, self.specification, key)
+        return mapping.run(submit, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
         return self._executor._submit(fn, args, {}, self.specification)
 
     def options(self, **options: Any) -> ExecutorView:
         """A view with further options; see `HighThroughputExecutor.options`."""
-        return ExecutorView(self._executor, self.specification.changed(options))
+        return self._executor._view(self.specification.changed(options))
+
+    @property
+    def _max_workers(self) -> int:
+        return self._executor._max_workers
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the executor itself down, and so all of its views."""
@@ -703,6 +888,22 @@ class ExecutorView(Executor):
 
     def __repr__(self) -> str:
         return f"<view of {self._executor!r} with {self.specification}>"
+
+
+class _Numbered:
+    """Submits the calls of one `map`, each with a key of its own."""
+
+    def __init__(
+        self, executor: HighThroughputExecutor, specification: ResourceSpecification, key: str
+    ) -> None:
+        self._executor = executor
+        self._specification = specification
+        self._key = key
+        self._numbers = itertools.count()
+
+    def __call__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+        specification = self._specification._replace(key=f"{self._key}[{next(self._numbers)}]")
+        return self._executor._submit(fn, args, {}, specification)
 
 
 def _end_all() -> None:

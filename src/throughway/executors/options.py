@@ -9,15 +9,18 @@ from throughway.errors import InvalidResourceSpecification
 
 MAX_PRIORITY = 1 << 31
 MAX_RETRIES = 1 << 31
+MAX_KEY_LENGTH = 1000
 
 
 class ResourceSpecification(NamedTuple):
     """``priority``: lower is sooner, FIFO within; ``walltime``: seconds, 0 for no limit; ``retries``: how often a
-    task that was lost with its worker or manager is run again."""
+    task that was lost with its worker or manager is run again; ``key``: names it in the journal, None for its
+    content."""
 
     priority: int = 0
     walltime: float = 0
     retries: int = 0
+    key: str | None = None
 
     def changed(self, options: dict[str, Any]) -> ResourceSpecification:
         """This specification with some options set anew.
@@ -59,6 +62,21 @@ def _check_retries(value: object) -> str:
     return ""
 
 
-_CHECKS = {"priority": _check_priority, "walltime": _check_walltime, "retries": _check_retries}
-_DEFAULTS = {"priority": 0, "walltime": 0, "retries": 0}
+def _check_key(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_KEY_LENGTH:
+        return (
+            f"a str of 1 to {MAX_KEY_LENGTH} characters is accepted, or None: the function and its arguments"
+        )
+    return ""
+
+
+_CHECKS = {
+    "priority": _check_priority,
+    "walltime": _check_walltime,
+    "retries": _check_retries,
+    "key": _check_key,
+}
+_DEFAULTS: dict[str, Any] = {"priority": 0, "walltime": 0, "retries": 0, "key": None}
 DEFAULT = ResourceSpecification()

@@ -166,3 +166,20 @@ def heartbeats(period: float, threshold: float) -> tuple[float, float]:
             f"give at least twice heartbeat_period={period!r}, or one late heartbeat loses a manager",
         )
     return checked_period, checked_threshold
+
+
+def journal(value: str | os.PathLike[str] | None) -> str | None:
+    """The absolute path of a file that is there or can be made, or None."""
+    if value is None:
+        return None
+    try:
+        path = os.path.abspath(os.path.expanduser(os.fsdecode(value)))
+    except TypeError:
+        raise reject("journal", value, "give the path of a file, or None") from None
+    if os.path.isdir(path):
+        raise reject("journal", path, "this is a folder: give the path of a file in it")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise reject(
+            "journal", path, f"there is no folder {os.path.dirname(path)}: make it, or give another path"
+        )
+    return path

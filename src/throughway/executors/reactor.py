@@ -87,6 +87,7 @@ class Observer(Protocol):
     def manager_left(self, block: str, reason: str, lost: bool, manager: str) -> None: ...
     def manager_refused(self, block: str, reason: str) -> None: ...
     def stranded(self) -> None: ...
+    def interchange_restarted(self) -> None: ...
 
 
 def _payloads(message: m.Results, frames: Sequence[Buffer]) -> list[bytes]:
@@ -115,7 +116,8 @@ class ExecutorReactor:
         forgotten: tells the ids of functions that nothing needs any more, each once.
         on_broken: called once nothing can run any more, before any future is told.
         heartbeat_period: seconds of the interchange's silence after which it is asked for a sign of life.
-        heartbeat_threshold: seconds of its silence after which it is taken for hung, and replaced.
+        heartbeat_threshold: seconds of its silence after which managers give up. Well before, it is taken for hung,
+            and replaced: see `patience`.
     """
 
     def __init__(
@@ -142,7 +144,9 @@ class ExecutorReactor:
         self.restarts = 0
         """interchanges that were started anew"""
         self._period = heartbeat_period
-        self._threshold = heartbeat_threshold
+        self.patience = min(heartbeat_threshold, max(2 * heartbeat_period, heartbeat_threshold / 2))
+        """seconds of the interchange's silence after which it is taken for hung: its managers, which may not have heard
+        of it for a period longer, are still there for the next one"""
         self._sent: set[int] = set()
         self._verdicts: dict[int, tuple[Callable[[bool], None], ...]] = {}
         """tasks that are being cancelled, and who wants to know"""
@@ -153,7 +157,8 @@ class ExecutorReactor:
         self._managers: dict[str, tuple[str, str]] = {}
         """manager id → its host and block"""
         self._holds: set[str] = set()
-        self._lost_managers: dict[str, None] = {}
+        self._lost_managers: dict[str, bool] = {}
+        """managers that were given up lately, and whether it is known what was lost with them"""
         self._received: dict[str, int] = {}
         """manager id → the number of its last `Results`"""
         self._acknowledgements: deque[tuple[str, int]] = deque()
@@ -266,7 +271,7 @@ class ExecutorReactor:
         else:
             self._acknowledge_at = math.inf
         silence = now - self._heard_at
-        if self._asked_for_life and silence >= self._threshold:
+        if self._asked_for_life and silence >= self.patience:
             self._heard_at = math.inf
             self._actions.append(Restart(f"it was silent for {silence:.1f} s and is taken for hung"))
         elif silence >= self._period and not self._asked_for_life:
@@ -275,7 +280,7 @@ class ExecutorReactor:
 
     def next_deadline(self) -> float:
         """When `turn` must be called even if nothing is heard; inf for never."""
-        wait = self._threshold if self._asked_for_life else self._period
+        wait = self.patience if self._asked_for_life else self._period
         acknowledge_at = self._acknowledge_at if self._acknowledgements else math.inf
         return min(acknowledge_at, self._heard_at + wait)
 
@@ -311,6 +316,10 @@ class ExecutorReactor:
                 self._judged(message)
             case m.Lost():
                 self._lost(message)
+                if message.manager in self._lost_managers:
+                    self._lost_managers[message.manager] = True
+                    self._acknowledgements.append((message.manager, m.GIVEN_UP))
+                    self._acknowledge_at = min(self._acknowledge_at, now + ACKNOWLEDGE_SECONDS)
             case m.Answer():
                 asked = self._answers.pop(message.request, None)
                 if asked is not None:
@@ -367,7 +376,7 @@ class ExecutorReactor:
         self._received.pop(message.manager, None)
         self._holds.discard(message.manager)
         if message.lost:
-            self._lost_managers[message.manager] = None
+            self._lost_managers[message.manager] = False
             while len(self._lost_managers) > LOST_REMEMBERED:
                 del self._lost_managers[next(iter(self._lost_managers))]
 
@@ -495,9 +504,11 @@ class ExecutorReactor:
         self._restarted_at.append(now)
         self.restarts += 1
         self._sent.clear()
-        self._heard_at = math.inf
+        # The next one may hang before it says anything.
+        self._heard_at = now
         self._asked_for_life = False
         futures = self.futures
+        self._lose_untold(assigned)
         outbox = {task.id for task in self.outbox.copy()}
         expected: dict[str, m.Expected] = {}
         for manager in {**self._managers, **assigned}:
@@ -516,7 +527,17 @@ class ExecutorReactor:
             if cancelled:
                 self._actions.append(Tell(m.Cancel(cancelled, kill)))
         self._actions += [Tell(question) for question, _ in self._answers.values()]
+        self._observe("interchange_restarted")
         return m.Restore(True, list(expected.values()), list(self._lost_managers))
+
+    def _lose_untold(self, assigned: Mapping[str, Sequence[int]]) -> None:
+        """The interchange died between saying that a manager is lost, and what was lost with it: the notes say that."""
+        outbox = {task.id for task in self.outbox.copy()}
+        for manager, told in self._lost_managers.items():
+            if not told:
+                tasks = [task for task in assigned.get(manager, ()) if task not in outbox]
+                self._lost_managers[manager] = True
+                self._lost(m.Lost(manager, "a lost node", "it was given up", "", tasks))
 
     # ------------------------------------------------------------------------------------------------------ the end
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from throughway.blocks.controller import BlockController, ErrorHandler
+from throughway.blocks.watchdog import Watchdog
 from throughway.errors import ConfigurationError, ExecutorFailed
+from throughway.executors.interchange_process import InterchangeProcess, daemon_environment
 from throughway.executors.reactor import ExecutorReactor
 from throughway.executors.run_folder import RunFolder
 from throughway.executors.shell import ExecutorShell
@@ -19,6 +24,9 @@ from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, 
 from throughway.protocol.identifiers import new_run_id
 from throughway.providers.interface import Provider
 from throughway.transport.unix import listening_socket
+
+if TYPE_CHECKING:
+    from throughway.executors.journal import Journal
 
 logger = logging.getLogger("throughway.executor")
 
@@ -37,8 +45,14 @@ class Run:
         manager: makes the document of managers, with the parent of their folders as folder; block and folder are
             added, and the same. Both are called at once, and not kept.
         command: makes the command that starts a manager with a document for a block.
+        heartbeats: seconds of the interchange's silence after which it is asked for a sign of life, and after which it
+            is replaced.
         on_batch: called in the run's thread after each batch of outcomes.
         on_broken: called in the run's thread once nothing can run any more.
+        controller: makes what keeps the blocks; another one where something else starts them.
+        journal: an open journal, or None; it is closed at the end.
+        scaling: further arguments of the controller: the strategy and what it needs to know.
+        guarded: whether a process of its own cancels the run's jobs should this one die.
     """
 
     def __init__(
@@ -54,8 +68,13 @@ class Run:
         block_error_handler: bool | ErrorHandler,
         address: str | None,
         encrypted: bool,
+        heartbeats: tuple[float, float],
         on_batch: Callable[[], None],
         on_broken: Callable[[], None],
+        controller: Callable[..., BlockController] = BlockController,
+        journal: Journal | None = None,
+        scaling: Mapping[str, Any] | None = None,
+        guarded: bool = False,
     ) -> None:
         self.id = new_run_id()
         self.ending = False
@@ -66,11 +85,17 @@ class Run:
         self._addresses = _addresses(address) if self._networked else []
         self._certificates: str | None = None
         self.folder = RunFolder(self.id, label, run_dir)  # type: ignore[arg-type]
-        self.reactor = ExecutorReactor(forgotten, on_broken)
+        self.reactor = ExecutorReactor(
+            forgotten, on_broken, heartbeat_period=heartbeats[0], heartbeat_threshold=heartbeats[1]
+        )
+        self._journal = journal
+        if journal is not None:
+            self.reactor.journal = journal
+            journal.on_safe = self._on_safe
         self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end)
         listener: socket.socket | None = None
         try:
-            self.controller = BlockController(
+            self.controller = controller(
                 provider,
                 run=str(self.id),
                 folder=str(self.folder.path),
@@ -78,28 +103,41 @@ class Run:
                 on_failure=self._on_failure,
                 label=label,
                 block_error_handler=block_error_handler,
+                tasks=self.reactor.futures.__len__,
+                ask=self._ask,
+                record=str(self.folder.path),
+                watchdog=self._watchdog() if guarded else None,
+                **(scaling or {}),
             )
             self.reactor.observer = self.controller
             listener = listening_socket(self.folder.socket)
             config = interchange(self)
-            config.local_descriptor = listener.fileno()
             if self._networked:
                 config.address = "*" if address is None else _listening_address(address)
                 if encrypted:
                     config.certificates = self._certificates = self._make_certificates()
-            path = self.folder.path / "interchange.json"
-            write_configuration(config, path)
             # Whatever the managers' document refuses is refused here, not in the controller's thread.
             self._manager = manager(self)
-            self.shell.start(path, listener, self.folder.path / "interchange.out")
+            self.shell.start(InterchangeProcess(config, listener, self.folder.path / "interchange.out"))
         except BaseException:
             self.shell.abandon()
-            self.folder.end()
-            raise
-        finally:
             if listener is not None:
                 listener.close()
+            self.folder.end()
+            raise
         self.controller.start()
+
+    def _ask(self, topic: str, subject: str, told: Callable[[bytes | None], None]) -> None:
+        """Ask the interchange for the controller, without waiting."""
+        self.shell.request(
+            lambda reactor: reactor.ask(
+                topic, subject, lambda answer: told(None if answer.error else answer.payload)
+            )
+        )
+
+    def _watchdog(self) -> Watchdog:
+        command = [sys.executable, "-P", "-m", "throughway.blocks.watchdog"]
+        return Watchdog(str(self.id), str(self.folder.path), command, daemon_environment())
 
     def _make_certificates(self) -> str:
         # Imported here: it loads ZeroMQ, which one machine alone does not need.
@@ -140,6 +178,11 @@ class Run:
         for block in left:
             logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)
         self.folder.end()
+        if self._journal is not None:
+            self._journal.close()
+
+    def _on_safe(self, mark: int) -> None:
+        self.shell.request(lambda reactor: reactor.kept(mark, time.monotonic()))
 
 
 def _listening_address(address: str) -> str:

@@ -19,26 +19,43 @@ from throughway.providers.local import LocalProvider
 
 if TYPE_CHECKING:
     from throughway.providers.grid_engine import GridEngineProvider
+    from throughway.providers.htcondor import CondorProvider, HTCondorProvider
+    from throughway.providers.kubernetes import KubernetesProvider
+    from throughway.providers.lsf import LSFProvider
+    from throughway.providers.pbs import PBSProProvider
     from throughway.providers.slurm import SlurmProvider
+    from throughway.providers.torque import TorqueProvider
 
 __all__ = [
+    "CondorProvider",
     "GridEngineProvider",
+    "HTCondorProvider",
     "JobId",
     "JobSpec",
     "JobState",
     "JobStatus",
+    "KubernetesProvider",
+    "LSFProvider",
     "LocalProvider",
     "NamedJob",
+    "PBSProProvider",
     "Provider",
     "ProviderRecord",
     "SchedulerError",
     "SlurmProvider",
     "SubmitFailure",
+    "TorqueProvider",
 ]
 
 _MODULES = {
+    "CondorProvider": "htcondor",
     "GridEngineProvider": "grid_engine",
+    "HTCondorProvider": "htcondor",
+    "KubernetesProvider": "kubernetes",
+    "LSFProvider": "lsf",
+    "PBSProProvider": "pbs",
     "SlurmProvider": "slurm",
+    "TorqueProvider": "torque",
 }
 """Providers that are imported when they are asked for: one machine alone needs none of them."""
 
