@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,100 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import throughway
-from throughway.executors.actions import Log, Notify, Tell
-from throughway.executors.reactor import SUBMIT_BYTES, SUBMIT_TASKS, ExecutorReactor
+from tests.executors.reactor_bench import Bench, Future
+from throughway.executors.actions import Log, Notify
+from throughway.executors.reactor import SUBMIT_BYTES, SUBMIT_TASKS
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.serialize.exceptions import ExceptionContext, pack_exception
 from throughway.serialize.payloads import pack_result
-
-
-class Entry:
-    """A function as the reactor sees it."""
-
-    def __init__(self, number: int) -> None:
-        self.function = m.Function(number, f"f{number}", b"payload of a function")
-
-
-class Future:
-    """Stands for a `TaskFuture`, and refuses a second outcome."""
-
-    def __init__(
-        self, task: m.Task, retries: int = 0, frames: Sequence[memoryview] = (), function: int = 1
-    ) -> None:
-        self._task = task
-        self._entry = Entry(function)
-        self._frames = frames
-        self._retries = retries
-        self.state = "pending"
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    def _set_running(self) -> None:
-        self.state = "running"
-
-    def _end(self, state: str) -> None:
-        assert not self.done(), "a future has one outcome"
-        self.state = state
-
-    def _set_value(self, value: Any) -> None:
-        self._end("value")
-        self.value = value
-
-    def _set_error(self, error: BaseException) -> None:
-        self._end("error")
-        self.error = error
-
-    def _set_cancelled(self) -> None:
-        self._end("cancelled")
-
-    def done(self) -> bool:
-        return self.state in ("value", "error", "cancelled")
-
-
-class Bench:
-    """A reactor, and everything that it said."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.forgotten: list[int] = []
-        self.broke = 0
-        self.reactor = ExecutorReactor(self._take_forgotten, self._break)
-        self.futures: dict[int, Future] = {}
-
-    def _take_forgotten(self) -> list[int]:
-        taken, self.forgotten = self.forgotten, []
-        return taken
-
-    def _break(self) -> None:
-        assert not any(future.done() for future in self.futures.values()), "told before any future is"
-        self.broke += 1
-
-    def add(self, *numbers: int, retries: int = 0, payload: bytes = b"", function: int = 1) -> None:
-        for number in numbers:
-            future = Future(m.Task(number, function, payload), retries, function=function)
-            self.futures[number] = future
-            self.reactor.add(future)
-
-    def submission(self) -> m.Submit:
-        found = self.reactor.submission()
-        assert found is not None
-        return found[0]
-
-    def results(self, values: dict[int, Any]) -> None:
-        payloads = [pack_result(value)[0] for value in values.values()]
-        outcomes = bytes([m.Outcome.VALUE] * len(values))
-        self.say(m.Results("m1", 4, list(values), outcomes, [0] * len(values)), [codec.encode(payloads)])
-
-    def ended(self, number: int, outcome: m.Outcome, payload: bytes) -> None:
-        self.say(m.Results("m1", 4, [number], bytes([outcome]), [0]), [codec.encode([payload])])
-
-    def say(self, message: m.ToExecutor, frames: Sequence[bytes] = ()) -> None:
-        self.reactor.interchange_said(message, frames, self.now)
-        self.reactor.sanity_check()
-
-    def told(self) -> list[m.Message]:
-        return [action.message for action in self.reactor.actions() if isinstance(action, Tell)]
 
 
 @pytest.fixture
@@ -363,11 +275,18 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
         def manager_refused(self, block: str, reason: str) -> None:
             self.seen.append(("refused", block, reason))
 
+        def stranded(self) -> None:
+            self.seen.append(("stranded",))
+
+        def interchange_restarted(self) -> None:
+            self.seen.append(("restarted",))
+
     observer = Observer()
     bench.reactor.observer = observer
     bench.say(m.ManagerJoined("m1", "h", "0", 4))
     bench.say(m.ManagerLeft("m1", "h", "0", "silent", True))
     bench.say(m.ManagerRefused("h", "1", "another Python"))
+    bench.say(m.Stranded())
     actions = bench.reactor.actions()
     for action in actions:
         if isinstance(action, Notify):
@@ -376,6 +295,7 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
         ("joined", "0"),
         ("left", "0", "silent", True),
         ("refused", "1", "another Python"),
+        ("stranded",),
     ]
     logged = [action.text for action in actions if isinstance(action, Log)]
     assert len(logged) == 2
