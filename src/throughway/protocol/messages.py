@@ -137,6 +137,10 @@ class Restore(msgspec.Struct, array_like=True, tag=23):
     lost: list[str] = []
 
 
+GIVEN_UP = 1 << 62
+"""Where the number of a manager's `Results` is expected: the executor knows what was lost with it."""
+
+
 class Acknowledge(msgspec.Struct, array_like=True, tag=24):
     """Results that the executor has: ``received`` is as in `Submit`."""
 
