@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,8 @@ KINDS = ("worker", "zygote", "manager", "interchange")
 
 
 TURN_SECONDS = 0.005
+
+_TITLE = re.compile(rf"throughway[-: ]+({'|'.join(KINDS)})\b")
 
 
 class Stop(NamedTuple):
@@ -124,7 +127,5 @@ class Trouble:
 
 def kind_of(pid: int) -> str | None:
     """Which of `KINDS` a process is, None for any other. The title of one that starts does not say it yet."""
-    words = title(pid).split()
-    if len(words) > 1 and words[0] == "throughway:" and words[1] in KINDS:
-        return words[1]
-    return None
+    found = _TITLE.match(title(pid))
+    return found[1] if found is not None else None
