@@ -1,4 +1,4 @@
-"""A bench for the executor's reactor: events in, and everything that it said looked at. No thread, socket or process."""
+"""A bench for the executor's reactor: events in, and everything that it said looked at."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import throughway
 from tests.executors.reactor_bench import Bench, Future
 from throughway.executors.actions import Log, Notify
-from throughway.executors.reactor import SUBMIT_BYTES, SUBMIT_TASKS
+from throughway.executors.reactor import RESTART_SECONDS, SUBMIT_BYTES, SUBMIT_TASKS
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.serialize.exceptions import ExceptionContext, pack_exception
@@ -303,16 +303,24 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
 
 
 class Cluster(RuleBasedStateMachine):
-    """An interchange that obeys the protocol, in any order: each task has exactly one outcome, and none is lost."""
+    """An interchange that obeys the protocol, in any order, with a manager, and dies now and then: each task has
+    exactly one outcome, none is lost, and none runs twice without leave."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bench = Bench()
         self.next = 1
+        self.waiting: list[int] = []
+        """at the interchange"""
         self.there: list[int] = []
+        """at the manager"""
+        self.notes: list[int] = []
+        """what was noted to be there, some of which has ended"""
         self.runs: dict[int, int] = {}
         self.leave: dict[int, int] = {}
-        self.verdicts: dict[int, list[bool]] = {}
+        self.number = 0
+        self.last: dict[int, int] = {}
+        self.bench.say(m.ManagerJoined("m1", "h", "0", 4))
 
     @rule(count=st.integers(1, 5), retries=st.integers(0, 2))
     def submit(self, count: int, retries: int) -> None:
@@ -324,49 +332,96 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.bench.reactor.outbox)
     @rule()
     def send(self) -> None:
-        for task in self.bench.submission().tasks:
-            self.there.append(task.id)
-            self.runs[task.id] = self.runs.get(task.id, 0) + 1
+        self.waiting += [task.id for task in self.bench.submission().tasks]
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def assign(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(number)
+        self.there.append(number)
+        self.notes.append(number)
+        self.runs[number] = self.runs.get(number, 0) + 1
 
     @precondition(lambda self: self.there)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(self.there))
         self.there.remove(number)
-        self.bench.results({number: number})
+        self.number += 1
+        self.last = {number: number}
+        self.bench.results(self.last, number=self.number)
+
+    @precondition(lambda self: self.last)
+    @rule()
+    def repeat(self) -> None:
+        """The manager says its last results again."""
+        self.bench.results(self.last, number=self.number)
 
     @precondition(lambda self: self.there)
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         lost = data.draw(st.lists(st.sampled_from(self.there), unique=True))
         self.there = [number for number in self.there if number not in lost]
+        self.notes = [number for number in self.notes if number not in lost]
         self.bench.say(m.Lost("m1", "h", "gone", "", lost))
 
-    @precondition(lambda self: self.there)
+    @precondition(lambda self: self.waiting or self.there)
     @rule(data=st.data(), granted=st.booleans())
     def cancel(self, data: st.DataObject, granted: bool) -> None:
-        number = data.draw(st.sampled_from(self.there))
-        told = self.verdicts.setdefault(number, [])
-        before = len(told)
+        number = data.draw(st.sampled_from([*self.waiting, *self.there]))
+        told: list[bool] = []
         self.bench.reactor.cancel([number], told.append)
+        granted = granted or number in self.waiting
         if granted:
-            self.there.remove(number)
+            (self.waiting if number in self.waiting else self.there).remove(number)
         self.bench.say(m.Verdicts([number], []) if granted else m.Verdicts([], [number]))
-        assert told[before:] == [granted]
+        assert told == [granted]
+
+    @rule(data=st.data())
+    def restart(self, data: st.DataObject) -> None:
+        """The interchange dies: what waited there comes back, and what the manager never got does so once it is back."""
+        self.bench.now += RESTART_SECONDS
+        told: list[bool] = []
+        asked = data.draw(st.sampled_from(self.there)) if self.there else None
+        if asked is not None:
+            self.bench.reactor.cancel([asked], told.append)
+        restore = self.bench.restart({"m1": self.notes})
+        self.waiting = []
+        (expected,) = restore.managers
+        assert set(expected.tasks) == set(self.there)
+        assert expected.received == self.number
+        self.notes = list(expected.tasks)
+        missing = data.draw(st.lists(st.sampled_from(self.there), unique=True)) if self.there else []
+        self.there = [number for number in self.there if number not in missing]
+        self.bench.say(m.Returned("m1", missing, 0))
+        for number in missing:
+            self.runs[number] -= 1
+        if asked is not None:
+            if asked not in missing:
+                self.bench.say(m.Verdicts([], [asked]))
+            assert told == [asked in missing]
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0]))
+    def turn(self, seconds: float) -> None:
+        for message in self.bench.turn(seconds):
+            if isinstance(message, m.Acknowledge):
+                assert message.received == {"m1": self.number}
 
     @invariant()
     def nothing_runs_without_leave(self) -> None:
         self.bench.reactor.sanity_check()
         assert all(count <= self.leave[number] for number, count in self.runs.items())
-        waiting = {task.id for task in self.bench.reactor.outbox}
+        outbox = [task.id for task in self.bench.reactor.outbox]
         for number, future in self.bench.futures.items():
-            places = (number in self.there) + (number in waiting) + future.done()
+            places = (number in self.there) + (number in self.waiting) + outbox.count(number) + future.done()
             assert places == 1, f"task {number} is in {places} places"
 
     def teardown(self) -> None:
         while self.bench.reactor.outbox:
             self.send()
-        self.bench.results({number: number for number in self.there})
+        ended = {number: number for number in [*self.waiting, *self.there]}
+        self.bench.results(ended, number=self.number + 1)
         assert all(future.done() for future in self.bench.futures.values())
 
 
