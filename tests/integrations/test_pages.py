@@ -48,7 +48,7 @@ def test_a_page(name: str, tmp_path: Path) -> None:
 def versions(lines: list[str], mark: str) -> dict[str, str]:
     """name → version, of requirements such as ``joblib>=1.4``."""
     pattern = re.compile(rf"([\w-]+)(?:\[[\w,]+\])?{mark}([\d.]+)")
-    return {found[1]: found[2].removesuffix(".0") for line in lines if (found := pattern.match(line))}
+    return {found[1]: re.sub(r"(\.0)+$", "", found[2]) for line in lines if (found := pattern.match(line))}
 
 
 def test_the_oldest_versions_are_those_of_the_package_and_of_the_page() -> None:
