@@ -35,7 +35,7 @@ numpy = pytest.importorskip("numpy")
 @pytest.fixture(params=[True, False], ids=["encrypted", "plain"])
 def executor(request: pytest.FixtureRequest, runs: Path) -> Iterator[HighThroughputExecutor]:
     """Two managers with a worker each, over TCP."""
-    provider = LocalProvider(init_blocks=2, max_blocks=2)
+    provider = LocalProvider(init_blocks=2, min_blocks=2, max_blocks=2)
     with HighThroughputExecutor(
         address="127.0.0.1", encrypted=request.param, provider=provider, max_workers_per_node=1, run_dir=runs
     ) as own:

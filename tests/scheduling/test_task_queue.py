@@ -161,6 +161,13 @@ def test_the_last_leave_removed_ones_out():
     assert ids(queue.take_last(1)) == [2]
 
 
+def test_a_removed_task_at_the_end_of_a_queue_does_not_make_it_the_last():
+    queue = queue_of(task(3), task(2, 0, 10.0))
+    queue.push([task(1)])
+    queue.remove(1)
+    assert ids(queue.take_last(1)) == [3]
+
+
 def test_ahead():
     queue = queue_of(task(1, 1), task(2), task(3), task(4, 1))
     assert [queue.ahead(number) for number in (2, 3, 1, 4)] == [0, 1, 2, 3]

@@ -142,12 +142,15 @@ class TaskQueue:
         taken: list[Task] = []
         ends = [queue for levels in self._classes.values() for queue in levels.queues.values()]
         while len(taken) < count:
+            if self._dead:
+                # A place that is left must not decide which queue is the last.
+                for queue in ends:
+                    while queue and self._is_dead(queue[-1].id):
+                        queue.pop()
             ends = [queue for queue in ends if queue]
             if not ends:
                 break
             task = max(ends, key=lambda queue: (queue[-1].priority, queue[-1].id)).pop()
-            if self._dead and self._is_dead(task.id):
-                continue
             del self.waiting[task.id]
             taken.append(task)
         return taken
@@ -156,6 +159,17 @@ class TaskQueue:
         """The lowest limit in seconds with which `take` finds a task; infinite where nothing waits."""
         heads = (self._first(levels) for levels in self._classes.values())
         return min((queue[0].walltime for queue in heads if queue), default=math.inf)
+
+    def above(self, limit: float) -> int:
+        """About how many tasks wait whose walltime is above ``limit`` seconds: exact but for classes that the limit
+        divides, which are counted as a whole or not at all, and for tasks that were removed. O(classes)."""
+        counted = (
+            len(queue)
+            for kind, levels in self._classes.items()
+            if kind > limit
+            for queue in levels.queues.values()
+        )
+        return min(sum(counted), len(self.waiting))
 
     def ahead(self, task: int) -> int:
         """How many tasks will be taken before this one. O(tasks): for explanations only."""
