@@ -206,9 +206,10 @@ def test_results_are_acknowledged_once_they_are_on_the_disk(journal: Path) -> No
     with executor_with(journal) as executor:
         executor.submit(abs, 1).result(30)
         run = executor._run
+        kept = executor._journal
         assert run is not None
-        assert executor._journal is not None
-        wait_until(lambda: not run.reactor._unsafe and executor._journal.safe == executor._journal.mark)
+        assert kept is not None
+        wait_until(lambda: not run.reactor._unsafe and kept.safe == kept.mark)
 
 
 def test_a_forked_child_leaves_the_journal_alone(journal: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.hostile.peer import Peer
 from tests.waiting import wait_until
 from throughway import ExecutorFailed, HighThroughputExecutor
 from throughway.protocol import codec
@@ -17,7 +18,7 @@ from throughway.protocol import messages as m
 from throughway.protocol.configuration import ManagerConfig, WorkerConfig, write_configuration
 from throughway.protocol.version import PROTOCOL_VERSION
 from throughway.protocol.views import StatusView
-from throughway.transport.interface import Arrival, Closed, Event, Opened
+from throughway.transport.interface import Arrival, Opened
 from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire, listening_socket
 
@@ -47,34 +48,6 @@ while True:
             print("throughway manager: refused by the interchange:", codec.decode_greeting(event.frames[0]).reason)
             sys.exit(1)
 """
-
-
-class Peer:
-    """Somebody who connects to a run's local socket."""
-
-    def __init__(self, path: str) -> None:
-        self.wire = UnixWire.connect(path)
-        self._poller = Poller()
-        self.wire.register(self._poller)
-        self.events: list[Event] = []
-
-    def say(self, *frames: bytes) -> None:
-        self.wire.send(0, frames)
-
-    def hear(self) -> list[Event]:
-        self._poller.wait(0.05)
-        self.events += self.wire.receive()
-        return self.events
-
-    def messages(self) -> list[bytes]:
-        return [bytes(event.frames[0]) for event in self.hear() if isinstance(event, Arrival)]
-
-    def hung_up(self) -> bool:
-        return any(isinstance(event, Closed) for event in self.hear())
-
-    def close(self) -> None:
-        self.wire.close()
-        self._poller.close()
 
 
 @pytest.fixture
