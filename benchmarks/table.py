@@ -10,6 +10,7 @@ from benchmarks.figures import UNITS
 THROUGHWAY = "Throughway"
 HTEX = "Parsl HTEX"
 HTEX_PREFETCH = "Parsl HTEX, prefetch_capacity=100"
+IN_PARSL = "Throughway in Parsl"
 PROCESS_POOL = "ProcessPoolExecutor"
 POOL = "multiprocessing.Pool"
 DASK = "Dask"
@@ -87,6 +88,7 @@ class Row:
 _throughway = Variant(THROUGHWAY, "throughway")
 _htex = Variant(HTEX, "parsl-htex")
 _htex_prefetch = Variant(HTEX_PREFETCH, "parsl-htex", {"prefetch_capacity": 100})
+_in_parsl = Variant(IN_PARSL, "parsl-throughway")
 _process_pool = Variant(PROCESS_POOL, "process-pool")
 _plain = Variant(
     "Throughway, ZeroMQ in the clear", "throughway", {"address": "127.0.0.1", "encrypted": False}
@@ -110,6 +112,9 @@ _many_queued = Variant("interchange, 1,000,000 queued", None, parameters={"manag
 
 _KIB_64 = {"block_bytes": 65536, "limit": 8192}
 
+_joblib = Variant("joblib on Throughway", None, parameters={"backend": "throughway"})
+_loky = Variant("joblib on loky", None, parameters={"backend": "loky"})
+
 MEASUREMENTS = (
     Measurement(
         "throughput",
@@ -121,11 +126,36 @@ MEASUREMENTS = (
             Variant(POOL, "multiprocessing-pool"),
             _htex,
             _htex_prefetch,
+            _in_parsl,
             Variant(DASK, "dask"),
             Variant(RAY, "ray"),
         ),
         {"rate": "rate", "cpu_per_task": "microseconds"},
         {"seconds": 3.0},
+        {"seconds": 1.0},
+    ),
+    Measurement(
+        "parsl-perf",
+        "Parsl's own benchmark: apps through the data flow kernel, two workers",
+        "parsl_perf",
+        (
+            Variant("parsl-perf, Throughway", None, parameters={"module": "throughway.integrations.parsl"}),
+            Variant("parsl-perf, Parsl HTEX", None, parameters={"module": "parsl.executors"}),
+        ),
+        {"rate": "rate"},
+        {"seconds": 5.0},
+        {"seconds": 1.0},
+    ),
+    Measurement(
+        "parsl-perf-blocks",
+        "the same with arguments of 64 KiB",
+        "parsl_perf",
+        (
+            Variant("parsl-perf, Throughway", None, parameters={"module": "throughway.integrations.parsl"}),
+            Variant("parsl-perf, Parsl HTEX", None, parameters={"module": "parsl.executors"}),
+        ),
+        {"rate": "rate"},
+        {"seconds": 5.0, "argument_bytes": 65536},
         {"seconds": 1.0},
     ),
     Measurement(
@@ -232,6 +262,24 @@ MEASUREMENTS = (
         {"seconds": 1.0},
     ),
     Measurement(
+        "joblib-search",
+        "fits of scikit-learn's GridSearchCV, two workers",
+        "joblib_backend",
+        (_joblib, _loky),
+        {"rate": "rate"},
+        {"what": "search", "seconds": 5.0},
+        {"seconds": 1.0},
+    ),
+    Measurement(
+        "joblib-calls",
+        "no-op calls in a joblib.Parallel, batched by joblib itself, two workers",
+        "joblib_backend",
+        (_joblib, _loky),
+        {"rate": "rate"},
+        {"what": "calls", "seconds": 3.0},
+        {"seconds": 1.0},
+    ),
+    Measurement(
         "killed-worker",
         "kill -9 of a worker to the error in its task's future",
         "loss",
@@ -265,6 +313,23 @@ MEASUREMENTS = (
 ROWS = (
     Row("no-op throughput, submit in a loop", "throughput", "rate", "rate", against=HTEX, at_least=100),
     Row("no-op throughput, submit in a loop", "throughput", "rate", "rate", against=HTEX_PREFETCH),
+    Row("bare executor in Parsl's place", "throughput", "rate", "rate", IN_PARSL, HTEX),
+    Row(
+        "apps through Parsl's data flow kernel",
+        "parsl-perf",
+        "rate",
+        "rate",
+        "parsl-perf, Throughway",
+        "parsl-perf, Parsl HTEX",
+    ),
+    Row(
+        "the same with 64 KiB arguments",
+        "parsl-perf-blocks",
+        "rate",
+        "rate",
+        "parsl-perf, Throughway",
+        "parsl-perf, Parsl HTEX",
+    ),
     Row(
         "no-op throughput, submit in a loop", "throughput", "rate", "rate", against=PROCESS_POOL, at_least=20
     ),
@@ -374,6 +439,8 @@ ROWS = (
     ),
     Row("no-op throughput, encrypted", "wire", "rate", "rate", _curve.name, _plain.name, at_least=0.7),
     Row("64 KiB arguments, encrypted", "wire-blocks", "rate", "rate", _curve.name, _plain.name, at_least=0.7),
+    Row("GridSearchCV, fits", "joblib-search", "rate", "rate", _joblib.name, _loky.name),
+    Row("joblib.Parallel, no-op calls", "joblib-calls", "rate", "rate", _joblib.name, _loky.name),
     Row("killed worker noticed", "killed-worker", "median", "milliseconds", at_most=0.1),
     Row("killed worker noticed", "killed-worker", "median", "milliseconds", against=PROCESS_POOL),
     Row("killed manager noticed, one machine", "killed-manager", "median", "milliseconds", at_most=1.0),

@@ -13,6 +13,7 @@ CONTENDERS = {
     "process-pool": "process_pool:ProcessPool",
     "multiprocessing-pool": "multiprocessing_pool:MultiprocessingPool",
     "parsl-htex": "parsl_htex:ParslHtex",
+    "parsl-throughway": "parsl_throughway:ParslThroughway",
     "dask": "dask_cluster:DaskCluster",
     "ray": "ray_cluster:RayCluster",
 }

@@ -52,7 +52,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
 def test_help_names_the_commands_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("demo", "bench", "status"):
+    for command in ("demo", "bench", "status", "journal"):
         assert f"throughway {command}" in text
     assert "Examples" in text
     assert main(["--version"]) == 0
@@ -65,6 +65,7 @@ def test_help_names_the_commands_and_gives_examples(capsys: pytest.CaptureFixtur
         ("demo", ["--limit", "--workers", "--run-dir"]),
         ("bench", ["--tasks", "--workers", "--rounds", "--json", "--run-dir"]),
         ("status", ["--once", "--json", "--interval", "--run-dir"]),
+        ("journal", ["--json", "--rewrite"]),
     ],
 )
 def test_each_command_tells_its_options(

@@ -91,3 +91,19 @@ def test_leaving_early_cancels_the_rest(executor: HighThroughputExecutor, tmp_pa
 
 def test_with_options(executor: HighThroughputExecutor) -> None:
     assert list(executor.options(priority=3).map(tasks.add, range(10))) == list(range(10))
+
+
+def test_what_was_submitted_is_cancelled_where_the_iterable_raises(
+    executor: HighThroughputExecutor, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+
+    def broken() -> Iterator[str]:
+        yield from [str(gate)] * 50
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        executor.map(tasks.hold, broken())
+    wait_until(lambda: executor.outstanding <= 2, 10, "what waits to be cancelled")
+    gate.touch()
+    wait_until(lambda: executor.outstanding == 0, 10, "nothing to be outstanding")

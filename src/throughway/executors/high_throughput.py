@@ -27,6 +27,7 @@ from throughway.blocks.state import BlockView
 from throughway.blocks.strategies import none as no_strategy
 from throughway.blocks.strategies import strategy_for
 from throughway.executors import capacity, futures, mapping, parameters, scaling
+from throughway.executors.actions import Tell
 from throughway.executors.futures import TaskFuture
 from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
@@ -42,7 +43,7 @@ from throughway.manager.accelerators import accelerator_names
 from throughway.manager.affinity import validate_affinity
 from throughway.manager.sizing import validate_sizing
 from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, WorkerConfig
-from throughway.protocol.messages import Answer, Task
+from throughway.protocol.messages import Answer, Cancel, Task
 from throughway.protocol.version import python_version
 from throughway.protocol.views import Explanation, ManagerView, StatusView
 from throughway.providers.interface import Provider
@@ -383,7 +384,7 @@ class HighThroughputExecutor(Executor):
             self._submitted()
         except BaseException:
             # Ctrl-C, most likely: the caller gets no future, so nothing may wait for one.
-            self._futures.pop(task.id, None)
+            self._disown(task.id)
             raise
         return future
 
@@ -451,9 +452,15 @@ class HighThroughputExecutor(Executor):
             self._outbox.append(task)
             self._submitted()
         except BaseException:
-            self._futures.pop(task.id, None)
+            self._disown(task.id)
             raise
         return future
+
+    def _disown(self, task: int) -> None:
+        """Forget a task whose `submit` was cut short, and have it killed should it be on its way: nobody could."""
+        self._futures.pop(task, None)
+        if self._run is not None:
+            self._run.shell.request(lambda reactor: reactor._actions.append(Tell(Cancel([task], kill=True))))
 
     def _failed(self, error: BaseException) -> TaskFuture[Any]:
         future: TaskFuture[Any] = self._future(self, Task(next(self._ids), 0, b""), None, (), 0)

@@ -99,7 +99,11 @@ def _run_shown(
     def watched(target: Callable[..., Any], call: tuple[Any, ...]) -> TaskFuture[Any]:
         future = submit(target, call)
         assert shown is not None
-        shown.watch(future, len(call[0]) if chunksize > 1 else 1)
+        try:
+            shown.watch(future, len(call[0]) if chunksize > 1 else 1)
+        except BaseException:
+            future._cancel_soon()  # Ctrl-C: nobody else has it
+            raise
         return future
 
     def until_the_end(results: Iterator[Result]) -> Iterator[Result]:
