@@ -13,7 +13,7 @@ import pytest
 from tests.executors import tasks
 from tests.executors.scripts import Script
 from throughway import HighThroughputExecutor
-from throughway.executors import run
+from throughway.executors import interchange_process
 from throughway.executors.interrupts import DeferredInterrupt
 
 
@@ -89,7 +89,7 @@ def test_an_interrupted_start_is_a_start(runs: Path, monkeypatch: pytest.MonkeyP
 
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         with monkeypatch.context() as patched:
-            patched.setattr(run, "write_configuration", interrupted)
+            patched.setattr(interchange_process, "write_configuration", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(tasks.add, 1)
         assert executor.run_folder is not None
