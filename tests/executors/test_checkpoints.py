@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import throughway
+from tests.chaos.conftest import members
 from tests.executors import tasks
+from tests.processes import ProcessRecord
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 from throughway.errors import ConfigurationError, InvalidResourceSpecification, JournalError
 from throughway.executors import high_throughput
+
+__all__ = ["members"]  # a fixture
 
 SCRIPT = """
 import os, sys, time
@@ -61,7 +66,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(throughway.__file__).parents
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_script_that_starts_again_runs_only_the_rest(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_script_that_starts_again_runs_only_the_rest(
+    tmp_path: Path, number: signal.Signals, members: Callable[[], list[ProcessRecord]]
+) -> None:
+    others = set(members())
     with subprocess.Popen(
         script(tmp_path, "40", "60"),
         stdout=subprocess.PIPE,
@@ -74,7 +82,7 @@ def test_a_script_that_starts_again_runs_only_the_rest(tmp_path: Path, number: s
         first.send_signal(number)
         first.wait(30)
     assert told == [f"{index} False\n" for index in range(20)]
-    wait_until(lambda: not living_workers(tmp_path), timeout=30, what="the end of the first run")
+    wait_until(lambda: not set(members()) - others, timeout=30, what="the end of the first run")
     before = (tmp_path / "ran").read_text().split()
     second = subprocess.run(
         script(tmp_path, "20", "60"),
@@ -88,19 +96,6 @@ def test_a_script_that_starts_again_runs_only_the_rest(tmp_path: Path, number: s
     assert second.stdout == "".join(f"{index} True\n" for index in range(20))
     assert (tmp_path / "ran").read_text().split() == before
     assert sorted(set(map(int, before)))[:20] == list(range(20))
-
-
-def living_workers(folder: Path) -> bool:
-    """Whether anything of a run in this folder is there: its processes have the folder's name in their commands."""
-    for process in os.listdir("/proc"):
-        if process.isdecimal():
-            try:
-                command = Path("/proc", process, "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(folder) in command:
-                return True
-    return False
 
 
 def test_what_is_done_starts_nothing(journal: Path) -> None:
