@@ -16,8 +16,12 @@ import pytest
 from tests.waiting import wait_until
 from throughway.errors import InvalidResourceSpecification, JournalError
 from throughway.executors import journal as module
+from throughway.executors.actions import Tell
 from throughway.executors.journal import Journal
 from throughway.executors.journal_keys import labelled
+from throughway.executors.reactor import ExecutorReactor
+from throughway.protocol import codec
+from throughway.protocol import messages as m
 from throughway.protocol.messages import Outcome
 from throughway.serialize.functions import Entry, FunctionTable
 from throughway.serialize.payloads import pack_call, pack_result
@@ -356,3 +360,58 @@ def test_a_fork_leaves_it_to_the_parent(opened: Open, path: Path) -> None:
     caller.recall(abs, 1)
     caller.results({1: 1})
     assert Caller(opened()).recall(abs, 1) == (1,)
+
+
+# ------------------------------------------------------------------------------------------------ acknowledgements
+
+
+class Keeper:
+    """A journal whose disk the test moves on."""
+
+    def __init__(self) -> None:
+        self.mark = self.safe = 0
+        self.kept: list[list[int]] = []
+
+    def results(
+        self, tasks: Any, outcomes: Any, payloads: Any, counts: Any, frames: Any, futures: Any
+    ) -> None:
+        assert [task for task in tasks if task in futures], "it is asked before the futures are told"
+        self.kept.append(list(tasks))
+        self.mark += 1
+
+
+class Outstanding:
+    """A future, as the reactor sees it."""
+
+    def __init__(self, task: int) -> None:
+        self._task = m.Task(task, 1, b"")
+        self.value: Any = None
+
+    def _set_value(self, value: Any) -> None:
+        self.value = value
+
+
+def test_results_are_acknowledged_once_they_are_safe() -> None:
+    reactor = ExecutorReactor(list)
+    reactor.journal = keeper = Keeper()
+    for number in range(3):
+        reactor.futures[number] = Outstanding(number)
+        message = m.Results("a", 1, [number], bytes(1), [0], number=number + 1, waiting=True)
+        reactor.interchange_said(message, [codec.encode([pack_result(number)[0]])], 1.0)
+    assert keeper.kept == [[0], [1], [2]]
+
+    def acknowledged(now: float) -> list[dict[str, int]]:
+        reactor.turn(now)
+        told = [action.message for action in reactor.actions() if isinstance(action, Tell)]
+        return [message.received for message in told if isinstance(message, m.Acknowledge)]
+
+    assert acknowledged(9.0) == []
+    keeper.safe = 2
+    reactor.kept(2, 9.0)
+    assert acknowledged(9.0) == [{"a": 2}]
+    keeper.safe = 3
+    reactor.kept(3, 9.5)
+    assert acknowledged(9.5) == [{"a": 3}]
+    # What a former interchange had sent already is not kept again.
+    reactor.interchange_said(m.Results("a", 1, [2], bytes(1), [0], number=3), [codec.encode([b""])], 10.0)
+    assert len(keeper.kept) == 3
