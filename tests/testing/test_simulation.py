@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 
 import msgspec
 import pytest
 
 from tests.testing.test_mutations import MUTATIONS
+from throughway.executors.reactor import ExecutorReactor
+from throughway.interchange.state import InterchangeState
 from throughway.testing.simulation.__main__ import main
 from throughway.testing.simulation.clock import Clock
 from throughway.testing.simulation.ledger import Ledger, Violation
@@ -244,6 +247,53 @@ def test_all_processes_end(end, local):
     assert not any(process.alive for process in world.everyone)
 
 
+def deaths_together(local: bool) -> int:
+    """A manager dies, and the interchange after each of the actions by which it tells so. How often that went wrong."""
+    failures = 0
+    for actions in range(8):
+        plan = plan_of(
+            Fault(0.5, "kill interchange", actions=actions),
+            Fault(0.505, "kill manager"),
+            local=local,
+            seconds=3.0,
+        )
+        failures += failure_of(plan) is not None
+    return failures
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_manager_and_interchange_die_together_at_any_moment(local):
+    assert not deaths_together(local)
+
+
+def test_what_a_dying_interchange_did_not_tell_is_read_from_its_notes(monkeypatch):
+    monkeypatch.setattr(ExecutorReactor, "_lose_untold", lambda reactor, assigned: None)
+    assert deaths_together(True)
+
+
+def unheard_results() -> int:
+    """The executor is stopped while results come, and then the interchange dies. How often that went wrong."""
+    failures = 0
+    for seed in range(40):
+        faults = [Fault(0.1, "stop executor", seconds=1.5), Fault(1.0, "kill interchange")]
+        plan = plan_of(*faults, local=False, jobs=20, seconds=0.05)
+        plan.jobs = [msgspec.structs.replace(job, at=0.05) for job in plan.jobs]
+        failures += failure_of(msgspec.structs.replace(plan, seed=seed)) is not None
+    return failures
+
+
+def test_results_that_an_interchange_took_with_it_come_again():
+    assert not unheard_results()
+
+
+def test_notes_must_know_of_results_that_were_not_heard(monkeypatch):
+    def assignments(state: InterchangeState) -> list[tuple[str, Collection[int]]]:
+        return [(manager.id, manager.tasks.keys()) for manager in state.managers.values()]
+
+    monkeypatch.setattr(InterchangeState, "assignments", assignments)
+    assert unheard_results()
+
+
 # -------------------------------------------------------------------------------------------------- what is checked
 
 
@@ -274,6 +324,8 @@ def test_what_must_not_happen_is_a_violation():
 
 class End:
     """A process that writes down what it hears."""
+
+    stopped = 0
 
     def __init__(self) -> None:
         self.heard: list[str] = []

@@ -37,11 +37,12 @@ class Notes:
     def __init__(self, seed: int) -> None:
         self.where: dict[int, str] = {}
         self._draw = random.Random(f"{seed} notes")
+        self._renewals = self._draw.choice((0.0, 0.03, 0.5))
 
     def note(self, manager: str, tasks: Sequence[int], state: InterchangeState) -> dict[int, str]:
         """As `AssignmentNotes.note`. Returns what stands there now and did not before, and is no part of the note."""
         former = self.where
-        if self._draw.random() < 0.03:
+        if self._draw.random() < self._renewals:
             self.where = {task: name for name, held in state.assignments() for task in held}
         for task in tasks:
             if manager:

@@ -73,7 +73,12 @@ class Way:
             self.arrive(number, item)
 
     def lose(self, draw: random.Random) -> None:
-        """Of what is under way, only some of the first messages arrive."""
+        """Of what is under way, only some of the first messages arrive.
+
+        A receiver that is stopped does not read: then part of what seems to be there still waits at the sender.
+        """
+        if self.receiver.stopped and self.receiver.miss(self.link, draw):
+            self.surviving = 0
         self.surviving = min(self.surviving, draw.randint(self.arrived, self.sent))
 
 

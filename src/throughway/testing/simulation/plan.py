@@ -74,6 +74,8 @@ class Plan(msgspec.Struct):
     jobs: list[Job]
     requests: list[Request]
     faults: list[Fault]
+    tight: bool = False
+    """whether messages and memory are so small that everything comes in pieces, and waits for room"""
     end: str = "shutdown"
     """how the run ends: ``shutdown``, ``vanish`` (the user's process is killed), or ``vanish with interchange``"""
 
@@ -129,7 +131,9 @@ def make_plan(seed: int) -> Plan:
     faults = _faults(draw, jobs, local=local, span=span, threshold=threshold, sites=len(sites))
     requests = _requests(draw, jobs, faults, span, len(sites))
     end = draw.choice(("shutdown", "shutdown", "shutdown", "shutdown", "vanish", "vanish with interchange"))
-    return Plan(seed, local, threshold / 4, threshold, sites, jobs, requests, faults, end)
+    return Plan(
+        seed, local, threshold / 4, threshold, sites, jobs, requests, faults, draw.random() < 0.2, end
+    )
 
 
 def _site(draw: random.Random, number: int, span: float) -> Site:

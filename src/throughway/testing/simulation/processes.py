@@ -6,6 +6,8 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
+from throughway.testing.simulation.network import Arrived, Link
+
 if TYPE_CHECKING:
     from throughway.testing.simulation.world import World
 
@@ -49,6 +51,15 @@ class Process:
         if self.alive:
             self.inbox.append(event)
             self.poke()
+
+    def miss(self, link: Link, draw: random.Random) -> bool:
+        """Of what came over a connection and was not read, only some of the first messages are there after all.
+        Whether any is missing."""
+        unread = [event for event in self.inbox if isinstance(event, Arrived) and event.link is link]
+        lost = unread[draw.randint(0, len(unread)) :]
+        if lost:
+            self.inbox = [event for event in self.inbox if not any(event is one for one in lost)]
+        return bool(lost)
 
     def poke(self) -> None:
         """Wake it soon; how soon depends on how busy its machine is."""

@@ -58,6 +58,8 @@ def _plainer(plan: Plan) -> Iterator[Plan]:
                     yield msgspec.structs.replace(
                         plan, **{field: [*parts[:index], changed, *parts[index + 1 :]]}
                     )
+    if plan.tight:
+        yield msgspec.structs.replace(plan, tight=False)
     if plan.end != "shutdown":
         yield msgspec.structs.replace(plan, end="shutdown")
 

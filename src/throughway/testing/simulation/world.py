@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import NamedTuple
 
+from throughway.executors import reactor as executor_reactor
+from throughway.interchange import reactor as interchange_reactor
 from throughway.interchange.shell import RECONNECT_SECONDS
+from throughway.manager import reactor as manager_reactor
 from throughway.protocol import messages as m
 from throughway.testing.simulation.clock import START, Clock
 from throughway.testing.simulation.executor import SimulatedExecutor
@@ -258,8 +263,30 @@ class World:
             process.state.sanity_check()
         elif isinstance(process, SimulatedManager):
             process.reactor.state.sanity_check()
+            process.reactor.sanity_check()
         elif isinstance(process, SimulatedExecutor):
             process.reactor.sanity_check()
+
+
+_TIGHT: tuple[tuple[ModuleType, str, int], ...] = (
+    (executor_reactor, "SUBMIT_TASKS", 3),
+    (executor_reactor, "ACKNOWLEDGE_BYTES", 500),
+    (interchange_reactor, "ASSIGN_TASKS", 2),
+    (manager_reactor, "RETAINED_BYTES", 400),
+)
+
+
+@contextlib.contextmanager
+def _limits(limits: Iterable[tuple[ModuleType, str, int]]) -> Iterator[None]:
+    """Other values for constants of the cores."""
+    former = [(module, name, getattr(module, name)) for module, name, _ in limits]
+    for module, name, value in limits:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in former:
+            setattr(module, name, value)
 
 
 def simulate(plan: Plan, *, tracing: bool = False) -> Outcome:
@@ -267,7 +294,8 @@ def simulate(plan: Plan, *, tracing: bool = False) -> Outcome:
     world = World(plan, tracing=tracing)
     failure = None
     try:
-        world.run()
+        with _limits(_TIGHT if plan.tight else ()):
+            world.run()
     except Exception as error:  # noqa: BLE001 - that something fails is what runs are for
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{place.filename.rpartition('/')[2]}:{place.name}"
