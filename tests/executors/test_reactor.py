@@ -380,7 +380,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def restart(self, data: st.DataObject) -> None:
-        """The interchange dies: what waited there comes back, and what the manager never got does so once it is back."""
+        """The interchange dies: what waited there comes back, and later what the manager never got."""
         self.bench.now += RESTART_SECONDS
         told: list[bool] = []
         asked = data.draw(st.sampled_from(self.there)) if self.there else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from tests.scheduling.watching import Watch
@@ -191,8 +192,10 @@ class Bench:
             # Those that were early are welcome, or refused, in the same step.
             for name, peer in self.peers.items():
                 self._entities.setdefault(name, name)
-                if peer not in self.state.peers:
+                if peer not in self.state.peers and name not in self.state.managers:
                     self._departed[name] = ManagerState.REFUSED
+            tasks, managers = {}, {}
+            self._note_what_was()
             self.watched_tasks.begin()
             self.watched_managers.begin()
         self.look(tasks, managers)
@@ -200,13 +203,18 @@ class Bench:
             self.step()
 
     def submit(
-        self, tasks: Sequence[m.Task], frames: Sequence[Buffer] = (), forget: Iterable[int] = ()
+        self,
+        tasks: Sequence[m.Task],
+        frames: Sequence[Buffer] = (),
+        forget: Iterable[int] = (),
+        received: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """The executor submits tasks, with those of their functions that it has not sent before."""
         new = sorted({task.function for task in tasks} - self._sent_functions)
         self._sent_functions.update(new)
         self._sent_functions.difference_update(forget)
-        self.executor(m.Submit(list(tasks), [function(number) for number in new], list(forget)), frames)
+        functions = [function(number) for number in new]
+        self.executor(m.Submit(list(tasks), functions, list(forget), dict(received)), frames)
 
     def ask(self, topic: str, subject: str = "", *, request: int = 1) -> None:
         """The executor asks."""
@@ -406,14 +414,17 @@ class Bench:
         for manager in self.state.managers.values():
             assert deadline is not None and deadline <= manager.watched, "somebody watches it"
         assert not self.state.untold or self.reactor._acknowledge_at < math.inf, "they are told before long"
+        self._note_what_was()
+        self.watched_tasks.look(tasks)
+        self.watched_managers.look(managers)
+
+    def _note_what_was(self) -> None:
         for action in self.reactor._actions or self.trace:
             match action:
                 case Send(message=m.ManagerLeft(manager=name, lost=lost)):
                     key = self._entities[name]
                     self._departed[key] = ManagerState.LOST if lost else ManagerState.LEFT
         self._known_tasks.update(self.state.queue.waiting, self.state.owners)
-        self.watched_tasks.look(tasks)
-        self.watched_managers.look(managers)
 
     def _task_states(self) -> Mapping[int, TaskState]:
         return {number: self._task_state(number) for number in self._known_tasks}

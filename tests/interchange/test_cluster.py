@@ -65,6 +65,16 @@ class ClusterMachine(RuleBasedStateMachine):
     def forget(self) -> None:
         self.cluster.forget()
 
+    @precondition(lambda self: self.cluster.unsaid)
+    @rule()
+    def acknowledge(self) -> None:
+        self.cluster.acknowledge()
+
+    @precondition(lambda self: self.cluster.managers)
+    @rule()
+    def restart(self) -> None:
+        self.cluster.restart()
+
     @precondition(lambda self: self.cluster.managers)
     @rule(data=st.data(), topic=st.sampled_from(["hold", "release", "drain"]))
     def direct(self, data, topic) -> None:
@@ -114,7 +124,7 @@ class ClusterMachine(RuleBasedStateMachine):
         manager = self.cluster.managers[data.draw(st.sampled_from(active))]
         match deed:
             case "start":
-                manager.start(self.cluster.started)
+                manager.start(self.cluster.starter(manager))
             case "finish":
                 manager.finish(count, prefetch)
             case "tell":
@@ -125,9 +135,14 @@ class ClusterMachine(RuleBasedStateMachine):
                 manager.drain("as it likes")
 
     @precondition(lambda self: self.cluster.managers)
+    @rule(data=st.data(), deed=st.sampled_from(["close", "die", "cut", "cut", "cut"]))
+    def lose(self, data, deed) -> None:
+        getattr(self.cluster, deed)(self.draw_manager(data))
+
+    @precondition(lambda self: self.cluster.managers)
     @rule(data=st.data())
-    def close(self, data) -> None:
-        self.cluster.close(self.draw_manager(data))
+    def reconnect(self, data) -> None:
+        self.cluster.reconnect(self.draw_manager(data))
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 12.0, 31.0]))
     def tick(self, seconds) -> None:
@@ -145,7 +160,9 @@ class Wanderer:
         self.random = random.Random(seed)
         self.cluster = Cluster(SELECTORS[seed % len(SELECTORS)], observed)
         self.joined = 0
-        self.deeds: dict[Callable[[], None], int] = {
+        calm = seed % 3
+        """how seldom connections break: what takes long to come about needs some peace"""
+        self.deeds: dict[Callable[[], None], float] = {
             self.submit: 5,
             self.cancel: 4,
             self.join: 3,
@@ -156,7 +173,12 @@ class Wanderer:
             self.tell: 8,
             self.give_back: 3,
             self.drain: 1,
-            self.close: 1,
+            self.close: 0.5,
+            self.die: 0.5,
+            self.cut: 2 / 10**calm,
+            self.reconnect: 2,
+            self.cluster.restart: 0.5 / 10**calm,
+            self.cluster.acknowledge: 3,
             self.tick: 1,
             self.direct: 2,
             self.ask: 2,
@@ -211,7 +233,7 @@ class Wanderer:
     def start(self) -> None:
         manager = self.manager()
         if manager is not None:
-            manager.start(self.cluster.started)
+            manager.start(self.cluster.starter(manager))
 
     def finish(self) -> None:
         manager = self.manager()
@@ -237,6 +259,21 @@ class Wanderer:
         name = self.name()
         if name is not None:
             self.cluster.close(name)
+
+    def die(self) -> None:
+        name = self.name()
+        if name is not None:
+            self.cluster.die(name)
+
+    def cut(self) -> None:
+        name = self.name()
+        if name is not None:
+            self.cluster.cut(name)
+
+    def reconnect(self) -> None:
+        name = self.name()
+        if name is not None:
+            self.cluster.reconnect(name)
 
     def tick(self) -> None:
         self.cluster.tick(self.random.choice([0.5, 5.0, 12.0, 31.0]))
