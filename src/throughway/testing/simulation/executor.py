@@ -179,7 +179,13 @@ class SimulatedExecutor(Process):
             self.interchange.kill()
         if self.ending:
             return
-        restore = self.reactor.interchange_left(self.world.notes.read(), now)
+        assigned = self.world.notes.read()
+        outbox = {task.id for task in self.reactor.outbox}
+        for manager, told in self.reactor._lost_managers.items():
+            if not told:
+                tasks = [task for task in assigned.get(manager, ()) if task not in outbox]
+                self.world.ledger.believed(manager, [task for task in tasks if task in self.reactor.futures])
+        restore = self.reactor.interchange_left(assigned, now)
         if restore is None:
             self.world.hopeless = True
             self.reactor.fail(errors.InterchangeLost("the interchange died too often"))
