@@ -501,10 +501,8 @@ class Cluster:
                     assert not self.attempts[number].started, f"task {number} was cancelled and had started"
                 for number in refused:
                     self.cancelling.pop(number, None)
-                    attempt = self.attempts.get(number)
-                    assert attempt is None or attempt.end or attempt.started, (
-                        f"task {number} waits and was refused"
-                    )
+                    known = self.attempts.get(number)
+                    assert known is None or known.end or known.started, f"task {number} waits and was refused"
             case m.Lost(tasks=tasks):
                 self.ended(tasks, "lost")
                 self.lost += [self.tasks[number] for number in tasks]

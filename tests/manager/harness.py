@@ -422,8 +422,12 @@ class Node:
             self.before(action)
             self.actions.append(action)
             match action:
+                case Tell(message=message, frames=frames) if self.reactor.link is Link.DOWN:
+                    # It was said in the turn in which the connection ended.
+                    assert not isinstance(message, m.Results | m.Returned), "nobody takes it"
+                    self.trace.append(f"in vain: {describe(message, frames)}")
                 case Tell(message=message, frames=frames):
-                    assert self.reactor.link is Link.UP, "nothing is said to nobody"
+                    assert self.reactor.link is Link.UP, "nothing is said before the welcome"
                     assert codec.decode_from_manager(codec.encode(message)) == message
                     self.told.append(message)
                     again = isinstance(message, m.Results) and message.number in self.reported

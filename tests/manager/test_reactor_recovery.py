@@ -10,7 +10,7 @@ import pytest
 from tests.manager.harness import THRESHOLD, Node
 from throughway.manager import reactor as reactor_module
 from throughway.manager.pace import HOLD_SECONDS
-from throughway.manager.reactor import LOOK_SECONDS, Link
+from throughway.manager.reactor import LOOK_SECONDS, PARTING_SECONDS, Link
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
 
@@ -38,9 +38,9 @@ def test_the_first_hello_says_that_there_is_nothing(make_node: MakeNode) -> None
     hello = node.hello()
     assert not hello.again
     assert (hello.held, hello.ended, hello.functions, hello.draining) == ([], [], [], None)
-    assert node.reactor.link is Link.GREETING
+    greeting = node.reactor.link
     node.welcome()
-    assert node.reactor.link is Link.UP
+    assert (greeting, node.reactor.link) == (Link.GREETING, Link.UP)
     assert node.take() == ["hello; capacity 2"]
 
 
@@ -345,6 +345,32 @@ def test_one_that_is_registered_says_that_it_leaves(node: Node, greeting: bool) 
         node.hello()
     node.take()
     assert node.welcome()[-2:] == ["leaving: SIGTERM", "exit 0: SIGTERM"]
+    node.take()
+
+
+def test_it_waits_a_moment_for_its_interchange_before_it_leaves_without(node: Node) -> None:
+    run(node, 1)
+    # Nobody has said anything for long: what counts is since when nobody is there.
+    node.pass_time(3 * PARTING_SECONDS)
+    node.disconnect()
+    node.reactor.drain("SIGTERM")
+    node.pass_time(PARTING_SECONDS - 1.0)
+    assert not node.exited
+    node.hello()
+    node.take()
+    node.pass_time(0.5)
+    assert node.take() == []
+    node.pass_time(1.0)
+    assert node.take() == ["exit 1: it was told to end, and nobody is there to take its last results"]
+
+
+def test_with_tasks_it_does_not_leave_so_soon(node: Node) -> None:
+    node.assign(1)
+    node.begin()
+    node.disconnect()
+    node.reactor.drain("SIGTERM")
+    node.pass_time(3 * PARTING_SECONDS)
+    assert not node.exited
     node.take()
 
 

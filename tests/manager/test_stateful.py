@@ -385,7 +385,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert not runs.keys() & self.missing, "what runs elsewhere never ran here"
         assert cancelled.keys() <= self.asked
         refused = {number for verdict in self.verdicts for number in verdict.refused}
-        assert refused <= runs.keys() | ends.keys(), "what has not begun can be cancelled"
+        assert refused <= runs.keys() | ends.keys() | self.missing, "what has not begun can be cancelled"
         for number, outcome in self.node.outcomes.items():
             assert number in runs, "what has an outcome ran"
             if outcome == m.Outcome.WORKER_LOST:
