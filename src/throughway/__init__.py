@@ -30,6 +30,9 @@ if TYPE_CHECKING:
         InvalidResourceSpecification as InvalidResourceSpecification,
     )
     from throughway.errors import (
+        JournalError as JournalError,
+    )
+    from throughway.errors import (
         ManagerLost as ManagerLost,
     )
     from throughway.errors import (
@@ -79,6 +82,7 @@ _HOMES = {
         "InitializerFailed",
         "InterchangeLost",
         "InvalidResourceSpecification",
+        "JournalError",
         "ManagerLost",
         "MissingModule",
         "ResultTooLarge",

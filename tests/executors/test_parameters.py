@@ -672,7 +672,7 @@ def test_priorities_order_what_waits(single: HighThroughputExecutor, tmp_path: P
 
 def test_options_nest(single: HighThroughputExecutor) -> None:
     view = single.options(priority=3, retries=2).options(walltime=60).options(priority=1, walltime=None)
-    assert view.specification == (1, 0.0, 2)
+    assert view.specification == (1, 0.0, 2, None)
     assert view.submit(tasks.add, 1, right=2).result(timeout=20) == 3
     assert list(view.map(tasks.add, range(3))) == [0, 1, 2]
     assert "priority=1" in repr(view)
@@ -727,7 +727,7 @@ def test_whatever_is_accepted_is_kept(priority: int, walltime: float | None, ret
     from throughway.executors.options import DEFAULT
 
     specification = DEFAULT.changed({"priority": priority, "walltime": walltime, "retries": retries})
-    assert specification == (priority, 0.0 if walltime is None else float(walltime), retries)
+    assert specification == (priority, 0.0 if walltime is None else float(walltime), retries, None)
 
 
 # ----------------------------------------------------------------------------------------- several managers

@@ -6,8 +6,6 @@ import importlib
 import re
 from pathlib import Path
 
-import pytest
-
 from throughway.manager.actions import Give
 from throughway.manager.reactor import ManagerReactor
 from throughway.manager.state import ManagerState
@@ -57,9 +55,6 @@ def test_a_manager_keeps_nothing_of_tasks_that_have_passed() -> None:
     assert not many.state.frames
 
 
-@pytest.mark.xfail(
-    reason="the walltime of a task that has ended is kept until it would have been over", strict=True
-)
 def test_a_manager_keeps_no_walltimes_of_tasks_that_have_passed() -> None:
     assert len(passed_through(2000, 86400.0)._walltimes) < 200
 

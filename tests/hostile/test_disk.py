@@ -125,7 +125,6 @@ def test_a_start_on_a_full_disk_says_so(disk: Path, runtime: Path) -> None:
     assert "No space left on device" in start_on_full_disk(disk, runtime)
 
 
-@pytest.mark.xfail(reason="the runtime folder stays, and the error is a bare OSError", strict=True)
 def test_a_start_on_a_full_disk_leaves_nothing(disk: Path, runtime: Path) -> None:
     assert "ConfigurationError" in start_on_full_disk(disk, runtime)
     assert list((runtime / "throughway").iterdir()) == []

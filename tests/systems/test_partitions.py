@@ -70,7 +70,7 @@ def test_partitions_under_load(
     with script.stdout:
         assert script.stdout.readline() == b"ready\n", "the script did not start; its errors are above"
         deadline = time.monotonic() + SECONDS
-        cuts = []
+        cuts: list[float] = []
         while time.monotonic() < deadline - 2 * THRESHOLD or not cuts:
             time.sleep(rng.uniform(0.1, 1.5))
             # A short one is over well before anybody gives up; after a long one both have.

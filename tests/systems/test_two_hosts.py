@@ -18,6 +18,7 @@ from tests.processes import alive
 from tests.systems.network_namespaces import Namespace, NetworkNamespaces
 from tests.waiting import wait_until
 from throughway.providers import JobId, JobSpec, JobStatus, LocalProvider, SubmitFailure
+from throughway.providers.interface import NamedJob, ProviderRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,11 @@ class NamespaceProvider:
     min_blocks = 0
     max_blocks = 1
     nodes_per_block = 1
+    parallelism = 1.0
     walltime: float | None = None
+    cores_per_node: int | None = None
+    mem_per_node: float | None = None
+    can_exclude = False
     worker_init = ""
     status_polling_interval = 0.25
 
@@ -51,6 +56,12 @@ class NamespaceProvider:
 
     def cancel(self, ids: Sequence[JobId], *, force: bool = False) -> dict[JobId, bool]:
         return self._jobs.cancel(ids, force=force)
+
+    def jobs_of(self, run: str) -> list[NamedJob]:
+        return self._jobs.jobs_of(run)
+
+    def record(self) -> ProviderRecord:
+        return self._jobs.record()
 
     def render(self, spec: JobSpec) -> str:
         return self._jobs.render(self._there(spec))

@@ -174,12 +174,14 @@ class Run:
             self.shell.end()
 
     def _end(self) -> None:
-        left = self.controller.stop(STOP_SECONDS)
-        for block in left:
-            logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)
-        self.folder.end()
-        if self._journal is not None:
-            self._journal.close()
+        try:
+            left = self.controller.stop(STOP_SECONDS)
+            for block in left:
+                logger.error("block %s (job %s) did not end: %s", block.id, block.job_id, block.message)
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+            self.folder.end()
 
     def _on_safe(self, mark: int) -> None:
         self.shell.request(lambda reactor: reactor.kept(mark, time.monotonic()))

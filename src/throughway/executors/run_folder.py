@@ -8,6 +8,7 @@ owns the run, so that `throughway status` finds it and leftovers of dead runs ar
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -19,6 +20,8 @@ import msgspec
 from throughway.errors import ConfigurationError
 from throughway.protocol.identifiers import RunId
 from throughway.protocol.version import python_version
+
+logger = logging.getLogger("throughway.executor")
 
 KEPT_RUNS = 20
 """Run folders of ended runs that are kept, the newest."""
@@ -105,7 +108,15 @@ class RunFolder:
             python=python_version(),
             host=socket.gethostname(),
         )
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            remove_runtime_folder(self.runtime)
+            _remove(self.path)
+            raise ConfigurationError(
+                f"run_dir={os.fspath(parent)!r}: cannot write in {self.path}: {error.strerror}: "
+                "make room there, or give another run_dir"
+            ) from error
 
     def _write(self) -> None:
         temporary = self.path / "run.json.new"
@@ -117,6 +128,9 @@ class RunFolder:
         self._record.ended = time.time()
         try:
             self._write()
+        except OSError as error:
+            # The run is over all the same; who looks at its record sees that its process is gone.
+            logger.warning("cannot write that the run has ended into %s: %s", self.path, error.strerror)
         finally:
             remove_runtime_folder(self.runtime)
 

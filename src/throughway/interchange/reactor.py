@@ -84,6 +84,8 @@ class InterchangeReactor:
         """moment and manager: one entry for each manager, and some of those that are gone"""
         self._asks = reports.Asks()
         self._exiting = False
+        self._drains: list[tuple[ManagerRecord, str]] = []
+        """managers that are to drain, from the next turn on, and why"""
         self._stranded = False
         """whether the executor was told that tasks wait for which nobody has the time"""
         self._limited = 0
@@ -148,6 +150,11 @@ class InterchangeReactor:
             for manager in state.knowers.pop(function_id, ()):
                 manager.functions.discard(function_id)
                 manager.forget.append(function_id)
+        if message.forget and self._successor and len(state.peers) < len(state.managers):
+            for manager in state.managers.values():
+                if manager.restored:
+                    # Whether it knows them is seen when it comes back.
+                    manager.forget += message.forget
 
     def _drop(self, tasks: list[m.Task]) -> None:
         """A submission that makes no sense: its futures must not hang all the same."""
@@ -193,11 +200,17 @@ class InterchangeReactor:
         """The executor has these results: their managers are told with the next message, or before long."""
         state = self.state
         for name, number in received.items():
+            if number == m.GIVEN_UP:
+                state.fallen.pop(name, None)
+                continue
             manager = state.managers.get(name)
-            if manager is not None and number > manager.received:
+            if manager is not None and manager.received < number <= manager.seen:
                 manager.received = number
+                unsure = manager.unsure
+                while unsure and unsure[0][0] <= number:
+                    unsure.popleft()
                 if manager.peer != ABSENT:
-                    state.untold.add(manager)
+                    state.untold[manager] = None
         if state.untold and self._acknowledge_at == math.inf:
             self._acknowledge_at = now + ACKNOWLEDGE_SECONDS
 
@@ -229,17 +242,18 @@ class InterchangeReactor:
             case "drain_block" | "drain_idle_block" if peer == EXECUTOR:
                 idle = ask.topic == "drain_idle_block"
                 drained, managers = blocks.hold(state, ask.subject, only_idle=idle)
-                for manager in managers:
-                    self._drain(manager, blocks.DRAIN_REASON, now)
+                self._drains += [(manager, blocks.DRAIN_REASON) for manager in managers]
                 self._answer(peer, ask.request, reports.encode(drained))
             case "tell_stranded" if peer == EXECUTOR:
                 state.tells_stranded = True
                 self._answer(peer, ask.request, reports.encode(True))
             case "refuse_host" if peer == EXECUTOR:
                 state.refused_hosts[ask.subject] = None
-                for manager in list(state.managers.values()):
-                    if manager.host == ask.subject:
-                        self._drain(manager, "its host is left out, since managers kept dying there", now)
+                self._drains += [
+                    (manager, blocks.HOST_REASON)
+                    for manager in state.managers.values()
+                    if manager.host == ask.subject
+                ]
                 self._answer(peer, ask.request, reports.encode(True))
             case "explain" if peer == EXECUTOR:
                 explanation, manager = reports.explain(state, ask.subject, now)
@@ -292,6 +306,8 @@ class InterchangeReactor:
             reason = f"a manager with the id {hello.id} is registered already"
         if reason is None:
             reason = blocks.objection(state, hello)
+        if reason is None and not hello.id:
+            reason = f"the manager on {hello.host} has no id"
         if reason is None and hello.workers < 0:
             reason = f"{hello.workers} workers cannot be"
         if reason is None and hello.capacity < hello.workers:
@@ -335,7 +351,7 @@ class InterchangeReactor:
             Send(EXECUTOR, m.ManagerJoined(manager.id, manager.host, manager.block, manager.workers)),
         ]
         if manager.block in state.drained_blocks:
-            self._drain(manager, blocks.DRAIN_REASON, now)
+            self._drains.append((manager, blocks.DRAIN_REASON))
 
     def manager_said(self, peer: int, message: m.FromManager, raw: Sequence[Buffer], now: float) -> None:
         """A message of a registered manager; ``raw`` are all its frames, to be forwarded as they are."""
@@ -423,6 +439,7 @@ class InterchangeReactor:
                 self._after_change(manager, now)
                 return
             manager.seen = message.number
+            manager.unsure.append((message.number, message.tasks))
         state = self.state
         owners = state.owners
         tasks = manager.tasks
@@ -536,7 +553,7 @@ class InterchangeReactor:
         del state.managers[manager.id]
         if peer != ABSENT:
             del state.peers[peer]
-        state.untold.discard(manager)
+        state.untold.pop(manager, None)
         self._limited -= manager.ends_at != math.inf
         state.lost_managers += lost
         if lost:
@@ -546,6 +563,8 @@ class InterchangeReactor:
         for function in manager.functions:
             state.knowers[function].discard(manager)
         tasks = list(manager.tasks)
+        if lost:
+            state.fallen[manager.id] = [*tasks, *(task for _, some in manager.unsure for task in some)]
         for task in tasks:
             self._settle(manager, task)
         for reply in self._asks.manager_left(manager.id):
@@ -556,7 +575,7 @@ class InterchangeReactor:
         ]
         if peer != ABSENT:
             self._actions.append(Disconnect(peer, reason))
-        if tasks:
+        if lost:
             self._actions.append(
                 Send(EXECUTOR, m.Lost(manager.id, manager.host, reason, manager.hello.log, tasks))
             )
@@ -627,7 +646,7 @@ class InterchangeReactor:
         state.roomy_aside.drop(manager)
         del state.peers[manager.peer]
         manager.peer = ABSENT
-        state.untold.discard(manager)
+        state.untold.pop(manager, None)
         self._offer(manager)
         self._answer_for(manager)
 
@@ -663,10 +682,17 @@ class InterchangeReactor:
         manager.draining = manager.draining or hello.draining is not None
         manager.last_heard = now
         manager.lost_at = math.inf
-        for function in manager.functions.difference(hello.functions):
+        known = set(hello.functions)
+        stale = known.intersection(manager.forget)
+        if not (self._successor and hello.held):
+            # What was forgotten here while it did not hear. Tasks of a former interchange may need more.
+            stale |= known - state.functions.keys()
+        manager.forget = sorted(stale)
+        known -= stale
+        for function in manager.functions - known:
             state.knowers[function].discard(manager)
-        manager.functions = set(hello.functions)
-        for function in manager.functions:
+        manager.functions = known
+        for function in known:
             state.knowers.setdefault(function, set()).add(manager)
         self._tell(
             manager,
@@ -713,13 +739,21 @@ class InterchangeReactor:
                 self._on_deadline(manager, now)
         if self._acknowledge_at <= now:
             self._acknowledge(now)
+        if self._drains:
+            # Before anything is assigned, so that a block is held and drained as one.
+            for manager, reason in self._drains:
+                if self.state.managers.get(manager.id) is manager:
+                    self._drain(manager, reason, now)
+            self._drains = []
         if self.state.queue.waiting and not self._exiting:
             self._balance(self.state.idle, self.state.idle_aside, now, idle=True)
             if self.state.queue.waiting:
                 self._balance(self.state.roomy, self.state.roomy_aside, now, idle=False)
         if self._limited and self.state.tells_stranded:
             # Workers are idle, tasks wait, and none of these has the time for any of those.
-            stuck = bool(self.state.queue.waiting and self.state.idle_aside.members and not len(self.state.idle))
+            stuck = bool(
+                self.state.queue.waiting and self.state.idle_aside.members and not len(self.state.idle)
+            )
             if stuck and not self._stranded:
                 self._actions.append(Send(EXECUTOR, m.Stranded()))
             self._stranded = stuck
@@ -788,7 +822,7 @@ class InterchangeReactor:
             forget = [function for function in forget if function not in known]
         received = 0
         if manager in state.untold:
-            state.untold.discard(manager)
+            del state.untold[manager]
             received = manager.received
         self._offer(manager)
         self._actions.append(Note(manager.id, [task.id for task in tasks]))
@@ -809,8 +843,10 @@ class InterchangeReactor:
 
     def _on_deadline(self, manager: ManagerRecord, now: float) -> None:
         if now >= manager.lost_at:
-            reason = manager.died or f"it did not come back (heartbeat_threshold: {self._threshold:g} s)"
-            self._leave(manager, reason, lost=True, now=now)
+            limit = f"heartbeat_threshold: {self._threshold:g} s"
+            if manager.restored:
+                limit = f"{self._reconnect:g} s after the interchange was started anew"
+            self._leave(manager, manager.died or f"it did not come back ({limit})", lost=True, now=now)
             return
         if manager.peer == ABSENT:
             self._watch(manager, now)

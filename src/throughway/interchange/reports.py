@@ -10,7 +10,7 @@ import msgspec
 from throughway.interchange import blocks
 from throughway.interchange.state import InterchangeState, ManagerRecord
 from throughway.protocol.messages import Answer
-from throughway.protocol.views import Explanation, RunView
+from throughway.protocol.views import Explanation, RunView, task_number
 
 encode = msgspec.msgpack.encode
 
@@ -34,7 +34,7 @@ def report(state: InterchangeState, topic: str, now: float) -> bytes | None:
 
 def explain(state: InterchangeState, subject: str, now: float) -> tuple[Explanation, ManagerRecord | None]:
     """Where a task is; with a manager where that one knows more."""
-    task = int(subject) if subject.isdecimal() else -1
+    task = task_number(subject)
     manager = state.owners.get(task)
     if manager is not None:
         explanation = Explanation(

@@ -19,7 +19,7 @@ from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, F
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import make_selector
 from throughway.interchange.state import InterchangeState
-from throughway.logs import open_log
+from throughway.logs import BackgroundLog, open_log
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
@@ -28,6 +28,9 @@ from throughway.transport.assignments import AssignmentNotes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
+
+OBSERVER_BACKLOG_BYTES = 16 << 20
+"""An observer that leaves more than this unread is let go."""
 
 FAREWELL_SECONDS = 1.0
 """How long the last messages may take to leave."""
@@ -237,7 +240,21 @@ class InterchangeShell:
             self._reactor.executor_left(event.reason, now)
 
     def _on_hello(self, peer: int, header: bytes | bytearray | memoryview, now: float) -> None:
-        hello = codec.decode_hello(header)
+        try:
+            hello = codec.decode_hello(header)
+        except ProtocolError:
+            # What else there is in the first message of another version, nobody knows.
+            version = codec.decode_version(header).protocol
+            if version == PROTOCOL_VERSION:
+                raise
+            reason = (
+                f"this run speaks protocol {PROTOCOL_VERSION}, the other {version}: "
+                "install the same version of throughway on both"
+            )
+            self._reactor.malformed(peer, reason)
+            self._perform(Send(peer, m.Refused(reason)))
+            self._perform(Disconnect(peer, reason))
+            return
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
             self._reactor.manager_said_hello(peer, hello, now)
@@ -280,8 +297,12 @@ class InterchangeShell:
     def _send(self, peer: int, frames: Sequence[Buffer]) -> None:
         if peer == EXECUTOR:
             self._executor_wire.send(0, frames)
-        else:
-            self._wires[peer >> _WIRE_SHIFT].send(peer & (1 << _WIRE_SHIFT) - 1, frames)
+            return
+        wire, number = self._wires[peer >> _WIRE_SHIFT], peer & (1 << _WIRE_SHIFT) - 1
+        wire.send(number, frames)
+        if peer in self._observers and wire.backlog(number) > OBSERVER_BACKLOG_BYTES:
+            self._observers.discard(peer)
+            wire.disconnect(number, "it does not read what it asked for")
 
 
 def serve(config: InterchangeConfig) -> int:
@@ -290,14 +311,15 @@ def serve(config: InterchangeConfig) -> int:
 
     setproctitle(f"throughway-interchange {config.label} {config.run}")
     logger = open_log(Path(config.folder) / "interchange.log", "interchange", debug=config.debug)
-    logger.info("interchange of run %s starts: process %d", config.run, os.getpid())
-    try:
-        shell = InterchangeShell(config, logger)
-        if shell.port is not None:
-            logger.info("managers connect to %s port %d", config.address, shell.port)
-        reason = shell.run()
-    except Exception:
-        logger.exception("the interchange failed")
-        raise
-    logger.info("interchange ends: %s", reason)
+    with contextlib.closing(BackgroundLog(logger)):
+        logger.info("interchange of run %s starts: process %d", config.run, os.getpid())
+        try:
+            shell = InterchangeShell(config, logger)
+            if shell.port is not None:
+                logger.info("managers connect to %s port %d", config.address, shell.port)
+            reason = shell.run()
+        except Exception:
+            logger.exception("the interchange failed")
+            raise
+        logger.info("interchange ends: %s", reason)
     return 0

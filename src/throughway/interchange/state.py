@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Collection, Sequence
 
 import msgspec
@@ -53,6 +54,8 @@ class ManagerRecord(msgspec.Struct, eq=False):
     """the number of its last `Results` that came here"""
     received: int = 0
     """the number of its last `Results` that the executor is known to have"""
+    unsure: deque[tuple[int, list[int]]] = msgspec.field(default_factory=deque)
+    """the `Results` that were passed on, and that the executor is not known to have: number, and tasks"""
     done: int = 0
     busy: float = 0.0
     seconds_left: float = math.inf
@@ -155,10 +158,12 @@ class InterchangeState(msgspec.Struct, eq=False):
     """assigned tasks whose managers were asked to cancel them, and have not answered"""
     killing: set[int] = msgspec.field(default_factory=set)
     """those of them that are to be killed if they run"""
-    untold: set[ManagerRecord] = msgspec.field(default_factory=set)
+    untold: dict[ManagerRecord, None] = msgspec.field(default_factory=dict)
     """managers that have not been told which of their results the executor has by now"""
     lost: dict[str, None] = msgspec.field(default_factory=dict)
     """managers that were given up lately: should one come back, what it has is settled"""
+    fallen: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    """what was lost with managers, until the executor is known to know it"""
     knowers: dict[int, set[ManagerRecord]] = msgspec.field(default_factory=dict)
     """function id → the managers that were sent it and not told to forget it"""
     managers: dict[str, ManagerRecord] = msgspec.field(default_factory=dict)
@@ -179,8 +184,15 @@ class InterchangeState(msgspec.Struct, eq=False):
     malformed: int = 0
 
     def assignments(self) -> list[tuple[str, Collection[int]]]:
-        """Each manager's id, and the tasks that it has."""
-        return [(manager.id, manager.tasks.keys()) for manager in self.managers.values()]
+        """Managers' ids, and tasks that each has or has had, as far as the executor may not know yet what became of
+        them. What it has now comes last, as a task may have run elsewhere before."""
+        unsure = [
+            (manager.id, [task for _, tasks in manager.unsure for task in tasks])
+            for manager in self.managers.values()
+            if manager.unsure
+        ]
+        now = [(manager.id, manager.tasks.keys()) for manager in self.managers.values()]
+        return [*self.fallen.items(), *unsure, *now]
 
     def status(self, now: float) -> StatusView:
         """The whole at this moment."""
@@ -223,6 +235,13 @@ class InterchangeState(msgspec.Struct, eq=False):
                 assert manager.lost_at < math.inf, f"nobody gives {name} up"
             else:
                 assert self.peers[manager.peer] is manager
+                assert not manager.restored, f"manager {name} is back"
+            assert manager.received <= manager.seen, "the executor has what came through here"
+            numbers = [number for number, _ in manager.unsure]
+            assert numbers == list(range(manager.seen - len(numbers) + 1, manager.seen + 1)), (
+                "what the executor may not have are the last results, in order"
+            )
+            assert not numbers or numbers[0] > manager.received
             assert manager.running.keys() <= manager.tasks.keys(), "only what it has can run there"
             for task in manager.tasks.values():
                 known = task.function == UNKNOWN_FUNCTION or task.function in manager.functions
@@ -236,7 +255,8 @@ class InterchangeState(msgspec.Struct, eq=False):
         assert len(self.peers) == present
         assert self.cancelling <= self.owners.keys(), "only managers are asked to cancel"
         assert self.killing <= self.cancelling, "a task is killed while it is being cancelled"
-        assert all(self.managers.get(manager.id) is manager for manager in self.untold)
+        for manager in self.untold:
+            assert self.managers.get(manager.id) is manager and manager.peer != ABSENT
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()

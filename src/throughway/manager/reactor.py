@@ -13,6 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from operator import attrgetter
 from typing import NamedTuple, assert_never
 
 import msgspec
@@ -35,7 +36,7 @@ from throughway.manager.state import ManagerState, WorkerRecord
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
-from throughway.protocol.views import Explanation
+from throughway.protocol.views import Explanation, task_number
 from throughway.transport.records import Record
 
 LOOK_SECONDS = 0.005
@@ -48,14 +49,22 @@ STUCK_SECONDS = 0.1
 BUNDLE_BYTES = 1 << 18
 """Bytes of payload after which a bundle takes no further task."""
 
+START_AGAIN_SECONDS = 1.0
+"""A worker that could not be started is tried again after so long."""
+
 MAX_START_FAILURES = 5
 """Workers that may die in a row before any got ready."""
+
+MAX_WALLTIMES = 128
+"""Entries for walltimes of tasks that have ended, about: beyond these, they are cleared away."""
 
 RETAINED_BYTES = 1 << 28
 """With more than this in results that the executor has not acknowledged, no worker is given anything new."""
 
 PARTING_SECONDS = 10.0
 """How long a manager that drains, and has only results left, waits for its interchange to come back."""
+
+_FRAMES = attrgetter("frames")
 
 _HEADER_BYTES = 64
 """What a result costs beside its payload while it is kept, about."""
@@ -119,8 +128,12 @@ class ManagerReactor:
         self._last_sent = now
         self._leaving = False
         self.link = Link.DOWN
+        self._away_since = math.inf
+        """when it was first seen to be without an interchange, inf while it is registered"""
         self._greeted = False
         """whether it ever said hello: it may be registered, even if the welcome never came"""
+        self._later: deque[tuple[float, int]] = deque()
+        """workers that could not be started: when to try again, and in which slot"""
         self._unsent: list[Tell] = []
         """what is to be said once it is welcome"""
         self._broken: m.Broken | None = None
@@ -201,6 +214,7 @@ class ManagerReactor:
         """Registered, for the first time or again: what the interchange has not seen is said once more."""
         self._last_heard = now
         self.link = Link.UP
+        self._away_since = math.inf
         self._acknowledged(welcome.received)
         for kept in self._kept:
             if kept.message.number > welcome.seen:
@@ -239,13 +253,29 @@ class ManagerReactor:
                     worker.forget.append(number)
         for function in message.functions:
             state.functions[function.id] = function
-        if frames:
+        tasks = message.tasks
+        wanted = sum(map(_FRAMES, tasks))
+        if wanted != len(frames) or not {task.function for task in tasks} <= state.functions.keys():
+            self._refuse(tasks)
+            return
+        if wanted:
             at = 0
-            for task in message.tasks:
+            for task in tasks:
                 if task.frames:
                     state.frames[task.id] = frames[at : at + task.frames]
                     at += task.frames
-        state.queue.push(message.tasks)
+        state.queue.push(tasks)
+
+    def _refuse(self, tasks: Sequence[m.Task]) -> None:
+        """An assignment that makes no sense: its futures must not hang all the same."""
+        reason = "it was assigned without its function or its frames"
+        self._actions.append(Log("ERROR", f"refused {len(tasks)} tasks: {reason}"))
+        loss = codec.encode(m.Loss(host=self.state.host, manager=self.state.id, reason=reason, started=False))
+        for task in tasks:
+            self._ended.append(task.id)
+            self._outcomes.append(m.Outcome.MANAGER_LOST)
+            self._workers.append(-1)
+            self._payloads.append(loss)
 
     def _cancel(self, message: m.Cancel) -> None:
         state = self.state
@@ -277,7 +307,7 @@ class ManagerReactor:
 
     def _explain(self, subject: str, now: float) -> Explanation:
         state = self.state
-        task = int(subject) if subject.isdecimal() else -1
+        task = task_number(subject)
         worker = state.holders.get(task)
         if worker is None:
             if task in state.queue:
@@ -561,6 +591,16 @@ class ManagerReactor:
                 Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}")
             )
 
+    def worker_not_started(self, number: int, reason: str, now: float) -> None:
+        """There is no process for a worker that was to start: it is tried again, for as long as others run."""
+        worker = self.state.workers.pop(number)
+        self._start_failures += 1
+        self._actions.append(Log("ERROR", f"worker {worker.slot} cannot be started: {reason}"))
+        if self._start_failures >= MAX_START_FAILURES and not self.state.workers:
+            self._actions.append(Exit(f"no worker can be started: {reason}", 1))
+        else:
+            self._later.append((now + START_AGAIN_SECONDS, worker.slot))
+
     def _start_worker(self, slot: int) -> None:
         number = self._next_worker
         self._next_worker += 1
@@ -641,15 +681,19 @@ class ManagerReactor:
             deadline = min(deadline, self._looks[0][0])
         if self._walltimes:
             deadline = min(deadline, self._walltimes[0][0])
+        if self._later:
+            deadline = min(deadline, self._later[0][0])
         return deadline
 
     def _parting_at(self) -> float:
         """When to leave without a connection: an interchange that is started anew is there long before."""
         if self.state.draining is None or self.state.held or self.link is Link.UP:
             return math.inf
-        return self._last_heard + PARTING_SECONDS
+        return self._away_since + PARTING_SECONDS
 
     def _on_time(self, now: float) -> None:
+        if self.link is not Link.UP and self._away_since == math.inf:
+            self._away_since = now
         while self._looks and self._looks[0][0] <= now:
             _, number = heapq.heappop(self._looks)
             worker = self.state.workers.get(number)
@@ -657,6 +701,10 @@ class ManagerReactor:
                 worker.look_at = 0.0
                 if worker.pending:
                     self._actions.append(Look(number))
+        while self._later and self._later[0][0] <= now:
+            _, slot = self._later.popleft()
+            if self.state.draining is None:
+                self._start_worker(slot)
         while self._walltimes and self._walltimes[0][0] <= now:
             _, number, task = heapq.heappop(self._walltimes)
             worker = self.state.workers.get(number)
@@ -753,6 +801,13 @@ class ManagerReactor:
         self._look_at(worker, now + LOOK_SECONDS)
         if tasks[0].walltime:
             worker.walltime_at = now + tasks[0].walltime
+            if len(self._walltimes) > MAX_WALLTIMES + 2 * len(state.workers):
+                self._walltimes = [
+                    (other.walltime_at, other.number, other.pending[0].id)
+                    for other in state.workers.values()
+                    if other is not worker and other.walltime_at and other.pending
+                ]
+                heapq.heapify(self._walltimes)
             heapq.heappush(self._walltimes, (worker.walltime_at, worker.number, tasks[0].id))
 
     def _report(self, now: float) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from throughway.errors import ProtocolError, TransportError
-from throughway.logs import open_log
+from throughway.logs import BackgroundLog, open_log
 from throughway.manager.accelerators import AcceleratorPool
 from throughway.manager.actions import (
     Action,
@@ -394,7 +394,12 @@ class ManagerShell:
 
     def _start_worker(self, number: int, slot: int) -> None:
         config = self._config
-        process = WorkerProcess(number, slot, self._reactor.state.worker_log(slot))
+        try:
+            process = WorkerProcess(number, slot, self._reactor.state.worker_log(slot))
+        except OSError as error:
+            # Most likely there are no descriptors left: those that run go on, and it is tried again.
+            self._reactor.worker_not_started(number, error.strerror or str(error), time.monotonic())
+            return
         self._processes[number] = process
         cores = self._affinity[slot]
         environment = worker_environment(
@@ -447,8 +452,10 @@ def serve(document: str, fork: Callable[[socket.socket], None]) -> int:
     # it starts inherits that it is ignored.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logger = open_log(Path(config.folder) / f"manager-{os.getpid()}.log", "manager", debug=config.debug)
+    background: BackgroundLog | None = None
     try:
         shell = ManagerShell(config, document, fork, logger)
+        background = BackgroundLog(logger)
         # No space near the start: else Slurm's proctrack/linuxproc does not find the process when it kills the job.
         setproctitle(f"throughway-manager {shell._id} block {config.block}")
         logger.info("manager %s of run %s starts: process %d", shell._id, config.run, os.getpid())
@@ -456,6 +463,9 @@ def serve(document: str, fork: Callable[[socket.socket], None]) -> int:
     except Exception:
         logger.exception("the manager failed")
         raise
+    finally:
+        if background is not None:
+            background.close()
     logger.log(logging.ERROR if end.status else logging.INFO, "manager ends: %s", end.reason)
     if end.again:
         logger.info("the manager starts over")

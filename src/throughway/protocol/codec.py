@@ -32,6 +32,7 @@ class Decoder(Generic[Union]):
 
 decode_from_executor: Decoder[messages.FromExecutor] = Decoder(messages.FromExecutor)
 decode_from_manager: Decoder[messages.FromManager] = Decoder(messages.FromManager)
+decode_version: Decoder[messages.AnyHello] = Decoder(messages.AnyHello)
 decode_hello: Decoder[messages.Hello] = Decoder(messages.Hello)
 decode_greeting: Decoder[messages.Greeting] = Decoder(messages.Greeting)
 decode_to_manager: Decoder[messages.ToManager] = Decoder(messages.ToManager)

@@ -115,4 +115,7 @@ def read_configuration(path: str, kind: type[Document]) -> Document:
     except OSError as error:
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except msgspec.MsgspecError as error:
-        raise ConfigurationError(f"the configuration {path} does not fit {kind.__name__}: {error}") from error
+        raise ConfigurationError(
+            f"the configuration {path} does not fit {kind.__name__}: {error}: "
+            "if another version of throughway wrote it, install the same one on both sides"
+        ) from error

@@ -150,6 +150,12 @@ class Acknowledge(msgspec.Struct, array_like=True, tag=24):
 # ------------------------------------------------------------------------------------------ manager → interchange
 
 
+class AnyHello(msgspec.Struct):
+    """What every first message has had, and will have, in every version."""
+
+    protocol: int
+
+
 class ManagerHello(msgspec.Struct, tag="manager"):
     """How a manager introduces itself. Map-encoded: readable across protocol versions."""
 

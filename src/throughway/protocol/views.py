@@ -108,3 +108,8 @@ class DrainView(msgspec.Struct, omit_defaults=True):
     accepted: bool
     managers: int = 0
     tasks: int = 0
+
+
+def task_number(text: str) -> int:
+    """The task that the subject of a question names; -1 where it names none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
