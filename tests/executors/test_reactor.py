@@ -394,6 +394,8 @@ class Cluster(RuleBasedStateMachine):
         self.notes = list(expected.tasks)
         missing = data.draw(st.lists(st.sampled_from(self.there), unique=True)) if self.there else []
         self.there = [number for number in self.there if number not in missing]
+        # That they are with nobody is noted before the executor hears of it.
+        self.notes = [number for number in self.notes if number not in missing]
         self.bench.say(m.Returned("m1", missing, 0))
         for number in missing:
             self.runs[number] -= 1
