@@ -19,6 +19,7 @@ from tests.executors import tasks
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 from throughway.executors.reactor import MAX_RESTARTS
+from throughway.manager.pace import MAX_BUNDLE_TASKS
 
 
 @pytest.fixture
@@ -85,8 +86,13 @@ def test_workers_are_replaced(executor: HighThroughputExecutor) -> None:
     for _ in range(5):
         with pytest.raises(throughway.WorkerLost):
             executor.submit(os._exit, 1).result(timeout=10)
-    pids = {future.result(timeout=10) for future in [executor.submit(tasks.worker_pid) for _ in range(2000)]}
-    assert len(pids) == 2
+
+    def pids() -> set[int]:
+        return {
+            future.result(timeout=10) for future in [executor.submit(tasks.worker_pid) for _ in range(500)]
+        }
+
+    wait_until(lambda: len(pids()) == 2, 10, "both workers to work again")
 
 
 def test_a_killed_idle_worker_costs_nothing(executor: HighThroughputExecutor) -> None:
@@ -185,6 +191,58 @@ def test_a_lost_manager_is_noticed_and_replaced(runs: Path, tmp_path: Path) -> N
         assert retried.result(timeout=20) > 0
         assert executor.submit(tasks.add, 1).result(timeout=20) == 1
         wait_until(lambda: not alive(int(started.read_text())), 5, "the lost manager's workers to be gone")
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["one machine", "over the network"])
+def test_what_a_lost_manager_had_not_started_runs_elsewhere(
+    runs: Path, tmp_path: Path, address: str | None
+) -> None:
+    """Without any retries: the manager notes what it gives to workers where it outlives it."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with HighThroughputExecutor(
+        max_workers_per_node=2, run_dir=runs, address=address, prefetch_capacity=2000
+    ) as executor:
+        gate = tmp_path / "gate"
+        started = [tmp_path / "started-0", tmp_path / "started-1"]
+        running = [executor.submit(tasks.hold, str(gate), str(mark)) for mark in started]
+        wait_until(lambda: all(mark.exists() for mark in started), 20, "both workers to be busy")
+        waiting = [executor.submit(tasks.count_run, str(marks), number) for number in range(1000)]
+        (manager,) = executor.connected_managers()
+        wait_until(
+            lambda: executor.connected_managers()[0].tasks == 1002, 20, "the manager to hold all of them"
+        )
+        os.kill(manager.pid, signal.SIGKILL)
+        for future in running:
+            with pytest.raises(throughway.ManagerLost):
+                future.result(timeout=20)
+        for one in waiting:
+            one.result(timeout=30)
+        assert [len(path.read_text()) for path in marks.iterdir()] == [1] * 1000
+
+
+def test_tiny_tasks_of_a_lost_manager_run_once_or_are_told_to_be_lost(runs: Path, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs) as executor:
+        for future in [executor.submit(tasks.add, number) for number in range(2000)]:
+            future.result(timeout=20)
+        (manager,) = executor.connected_managers()
+        futures = [executor.submit(tasks.count_run, str(marks), number) for number in range(5000)]
+        wait_until(lambda: sum(future.done() for future in futures[:500]) > 50, 20, "some to be done")
+        os.kill(manager.pid, signal.SIGKILL)
+        lost = 0
+        for number, future in enumerate(futures):
+            error = future.exception(timeout=30)
+            mark = marks / str(number)
+            count = len(mark.read_text()) if mark.exists() else 0
+            if error is None:
+                assert count == 1, f"task {number} ran {count} times"
+            else:
+                assert isinstance(error, throughway.ManagerLost)
+                assert count <= 1, f"task {number} ran {count} times"
+                lost += 1
+        assert lost <= 4 * MAX_BUNDLE_TASKS, "only what was with the workers may have started"
 
 
 def kill_interchange(executor: HighThroughputExecutor) -> None:

@@ -176,6 +176,17 @@ class TestRestart:
         bench.results({1: 0}, number=1)
         assert bench.submission().tasks == []
 
+    def test_what_was_there_twice_is_handed_in_once(self, bench: Bench) -> None:
+        future = Future(m.Task(1, 1, b""), retries=1)
+        bench.futures[1] = future
+        bench.reactor.futures[1] = future
+        bench.restart()
+        bench.reactor.outbox.append(future._task)
+        assert [task.id for task in bench.submission().tasks] == [1]
+        assert outbox(bench) == []
+        bench.say(m.Lost("m1", "host", "gone", "", [1]))
+        assert [task.id for task in bench.submission().tasks] == [1], "lost, it runs again"
+
     def test_managers_are_expected_with_what_the_executor_has_of_them(self, bench: Bench) -> None:
         join(bench, "a", "b", "c")
         bench.add(1, 2, 3)
@@ -301,8 +312,16 @@ class TestRestart:
     def test_now_and_then_is_not_in_a_row(self, bench: Bench) -> None:
         for _ in range(5 * MAX_RESTARTS):
             bench.restart()
+            bench.say(m.Heartbeat())
             bench.now += RESTART_SECONDS / MAX_RESTARTS
         assert bench.reactor.restarts == 5 * MAX_RESTARTS
+
+    def test_those_that_never_say_anything_are_enough_however_slowly_they_die(self, bench: Bench) -> None:
+        for _ in range(MAX_RESTARTS):
+            bench.restart()
+            bench.say(m.Listening(None))
+            bench.now += RESTART_SECONDS
+        assert bench.reactor.interchange_left({}, bench.now) is None
 
 
 class TestReturned:

@@ -335,8 +335,10 @@ class Bench:
         )
         self.manager(name, message, [codec.encode([b"value of %d" % number for number in numbers])])
 
-    def close(self, name: str, reason: str = "closed", *, gone: bool = True) -> None:
-        """A peer's connection ends, and, if ``gone``, its process with it."""
+    def close(
+        self, name: str, reason: str = "closed", *, gone: bool = True, given: set[int] | None = None
+    ) -> None:
+        """A peer's connection ends, and, if ``gone``, its process with it; ``given`` is what its notes say."""
         peer = self.peers[name]
         record = self.state.peers.get(peer)
         gone = gone or (record is not None and bool(record.died))
@@ -344,21 +346,29 @@ class Bench:
         managers: ManagerEvents = {}
         if record is not None:
             managers = {self._entities[record.id]: ManagerEvent.CLOSE if gone else ManagerEvent.CUT}
-        self.reactor.peer_left(peer, reason, self.now, gone=gone)
-        self.look(dict.fromkeys(lost, TaskEvent.LOST), managers)
+        self.reactor.peer_left(peer, reason, self.now, gone=gone, given=given)
+        events = {
+            task: TaskEvent.LOST if given is None or task in given else TaskEvent.RETURNED for task in lost
+        }
+        self.look(events, managers)
         self.step()
 
-    def die(self, name: str, reason: str = "killed by signal 9") -> int:
-        """A manager's node tells that its process is gone. Returns the number of the peer that said so."""
+    def die(self, name: str, reason: str = "killed by signal 9", given: list[int] | None = None) -> int:
+        """A manager's node tells that its process is gone, and what its notes say. Returns the number of the peer that
+        said so."""
         self._last_peer += 1
-        said = codec.decode_hello(codec.encode(m.ManagerDied(PROTOCOL_VERSION, name, reason)))
+        said = codec.decode_hello(codec.encode(m.ManagerDied(PROTOCOL_VERSION, name, reason, given)))
         assert isinstance(said, m.ManagerDied)
         record = self.state.managers.get(name)
         self.reactor.manager_died(self._last_peer, said, self.now)
         tasks: TaskEvents = {}
         managers: ManagerEvents = {}
         if record is not None and record.peer == ABSENT and self.reactor._restored:
-            tasks = dict.fromkeys(self._known_tasks - self.state.owners.keys(), TaskEvent.LOST)
+            gone = self._known_tasks - self.state.owners.keys()
+            tasks = {
+                task: TaskEvent.LOST if given is None or task in given else TaskEvent.RETURNED
+                for task in gone
+            }
             managers = {self._entities[name]: ManagerEvent.DIED}
         self.look(tasks, managers)
         self.step()

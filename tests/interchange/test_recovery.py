@@ -450,6 +450,46 @@ class TestObituary:
         assert (left.reason, lost.tasks) == ("killed", [1])
 
 
+class TestNotesOfTheDead:
+    """What a manager had given to workers, as far as its notes could be read: nothing else has started."""
+
+    def test_what_was_not_given_to_a_worker_runs_elsewhere(self, bench):
+        busy(bench, "a", 1, 2, 3, 4)
+        bench.close("a", given={1, 3, 99})
+        _, lost = bench.told("executor")
+        assert lost.tasks == [1, 3]
+        assert bench.waiting() == [2, 4]
+        bench.join("b", workers=2)
+        assert bench.assigned("b") == [2, 4]
+        bench.told("executor")
+        bench.told("a")
+        bench.logged("ERROR")
+
+    def test_what_is_being_cancelled_and_was_not_given_is_cancelled(self, bench):
+        busy(bench, "a", 1, 2)
+        bench.executor(m.Cancel([2]))
+        bench.told("a")
+        bench.close("a", given={1})
+        verdicts, _, lost = bench.told("executor")
+        assert verdicts.cancelled == [2]
+        assert lost.tasks == [1]
+        assert bench.waiting() == []
+        bench.told("a")
+        bench.logged("ERROR")
+
+    def test_the_zygote_tells_them_elsewhere(self, bench):
+        busy(bench, "a", 1, 2)
+        cut(bench, "a")
+        peer = bench.die("a", "killed", given=[2])
+        _, lost = bench.told("executor")
+        assert lost.tasks == [2]
+        assert bench.waiting() == [1]
+        bench.executor(m.Cancel([1]))
+        bench.told("executor")
+        bench.boxes.pop(peer)
+        bench.logged("ERROR")
+
+
 # ------------------------------------------------------------------------------------------ another interchange
 
 

@@ -36,6 +36,9 @@ MAX_RESTARTS = 5
 
 RESTART_SECONDS = 60.0
 
+DOUBTFUL_TASKS = 10_000
+"""The newest tasks, among which are all that threads are submitting at one moment."""
+
 LOST_REMEMBERED = 10_000
 """Lost managers of which the ids are kept, for the next interchange to know."""
 
@@ -168,6 +171,12 @@ class ExecutorReactor:
         self._acknowledge_at = math.inf
         self._unacknowledged_bytes = 0
         self._restarted_at: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._fruitless = 0
+        """interchanges in a row that never said anything"""
+        self._doubtful: set[int] = set()
+        """tasks that were handed in again, and that a thread may have been putting into the outbox at that moment"""
+        self._handed: set[int] = set()
+        """those of them that have been taken from the outbox once"""
         self._heard_at = math.inf
         self._asked_for_life = False
         self._actions: list[Action] = []
@@ -227,8 +236,8 @@ class ExecutorReactor:
         try:
             while size < SUBMIT_BYTES and len(tasks) < SUBMIT_TASKS:
                 task = outbox.popleft()
-                if restarts and task.id not in futures:
-                    continue  # it was there twice, and has ended
+                if restarts and (task.id not in futures or self._is_second(task.id)):
+                    continue
                 size += len(task.payload)
                 if task.function not in sent or task.frames:
                     future = futures.get(task.id)
@@ -250,6 +259,14 @@ class ExecutorReactor:
             sent.difference_update(forget)
         received = self._unsaid() if self._acknowledgements else {}
         return m.Submit(tasks, functions, forget, received), frames
+
+    def _is_second(self, task: int) -> bool:
+        """Whether a task was in the outbox twice, and this is the second of the two."""
+        if task in self._doubtful:
+            self._doubtful.discard(task)
+            self._handed.add(task)
+            return False
+        return task in self._handed
 
     def _unsaid(self) -> dict[str, int]:
         """The acknowledgements that are to be sent. May be called from any thread that sends."""
@@ -297,6 +314,8 @@ class ExecutorReactor:
         """A message of the interchange; ``frames`` are its payload frames, the header left out."""
         self._heard_at = now
         self._asked_for_life = False
+        if self._fruitless and not isinstance(message, m.Listening):
+            self._fruitless = 0
         match message:
             case m.Results():
                 if message.number:
@@ -391,6 +410,7 @@ class ExecutorReactor:
                 future._set_cancelled()
                 self._tell_verdict(task, True)
             else:
+                self._handed.discard(task)
                 self.outbox.append(future._task)
 
     def _observe(self, event: str, *arguments: Any) -> None:
@@ -461,6 +481,7 @@ class ExecutorReactor:
         future._retries -= 1
         self.retried += 1
         self.futures[future._task.id] = future
+        self._handed.discard(future._task.id)
         self.outbox.append(future._task)
         return True
 
@@ -501,6 +522,9 @@ class ExecutorReactor:
         """
         if len(self._restarted_at) == MAX_RESTARTS and now - self._restarted_at[0] < RESTART_SECONDS:
             return None
+        if self._fruitless >= MAX_RESTARTS:
+            return None
+        self._fruitless += 1
         self._restarted_at.append(now)
         self.restarts += 1
         self._sent.clear()
@@ -522,6 +546,8 @@ class ExecutorReactor:
         outbox.update(task for manager in expected.values() for task in manager.tasks)
         again = [futures[task]._task for task in sorted(futures.copy()) if task not in outbox]
         self.outbox.extendleft(reversed(again))
+        self._handed.clear()
+        self._doubtful = {task.id for task in again[-DOUBTFUL_TASKS:]}
         for kill in (False, True):
             cancelled = [task for task in self._verdicts if (task in self._kills) is kill]
             if cancelled:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import assert_never
 
 from throughway.interchange import blocks, reports
@@ -394,13 +394,20 @@ class InterchangeReactor:
             case _:
                 assert_never(message)
 
-    def peer_left(self, peer: int, reason: str, now: float, *, gone: bool = True) -> None:
-        """A peer's connection is gone, and, if ``gone``, its process with it."""
+    def peer_left(
+        self, peer: int, reason: str, now: float, *, gone: bool = True, given: Collection[int] | None = None
+    ) -> None:
+        """A peer's connection is gone, and, if ``gone``, its process with it.
+
+        ``given`` are the tasks that it had given to workers, where that is known: no others have started.
+        """
         self._early = [early for early in self._early if early[0] != peer]
         manager = self.state.peers.get(peer)
         if manager is None:
             return
         if gone or manager.died:
+            if given is not None:
+                manager.given = given
             self._leave(manager, manager.died or f"its connection ended: {reason}", lost=True, now=now)
             return
         self._detach(manager)
@@ -419,6 +426,7 @@ class InterchangeReactor:
         if manager is None:
             return
         manager.died = message.reason
+        manager.given = None if message.given is None else set(message.given)
         if manager.peer == ABSENT:
             self._leave(manager, message.reason, lost=True, now=now)
         else:
@@ -562,6 +570,9 @@ class InterchangeReactor:
                 del state.lost[next(iter(state.lost))]
         for function in manager.functions:
             state.knowers[function].discard(manager)
+        if lost and manager.given is not None:
+            given = manager.given
+            self._take_back(manager, [task for task in manager.tasks if task not in given])
         tasks = list(manager.tasks)
         if lost:
             state.fallen[manager.id] = [*tasks, *(task for _, some in manager.unsure for task in some)]

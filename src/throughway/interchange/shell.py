@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from throughway.errors import ProtocolError
@@ -24,7 +24,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
 from throughway.protocol.version import PROTOCOL_VERSION
-from throughway.transport.assignments import AssignmentNotes
+from throughway.transport.assignments import GIVEN, AssignmentNotes, read_notes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire
@@ -66,6 +66,8 @@ class InterchangeShell:
             self._listen(config)
         self._observers: set[int] = set()
         self._managers: set[int] = set()
+        self._given: dict[int, int] = {}
+        """peer → descriptor of the notes of a manager on this machine: what it has given to workers"""
         self._exit: str | None = None
         sys.path[:] = config.sys_path or sys.path
         state = InterchangeState(
@@ -150,6 +152,8 @@ class InterchangeShell:
             writer.close()
             if self._notes is not None:
                 self._notes.close()
+            for descriptor in self._given.values():
+                os.close(descriptor)
             self._remove_socket()
         return self._exit or ""
 
@@ -222,7 +226,7 @@ class InterchangeShell:
                 self._managers.discard(peer)
                 # On one machine a connection ends with its process; between two, it may just have broken.
                 gone = isinstance(self._wires[index], UnixWire)
-                self._reactor.peer_left(peer, event.reason, now, gone=gone)
+                self._reactor.peer_left(peer, event.reason, now, gone=gone, given=self._given_by(peer))
             elif event.peer < 0:
                 self._log.warning("%s", event.reason)
 
@@ -257,6 +261,11 @@ class InterchangeShell:
             return
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
+            if hello.given >= 0 and isinstance(self._wires[peer >> _WIRE_SHIFT], UnixWire):
+                with contextlib.suppress(OSError):
+                    # Where it cannot be read, all that the manager has when it dies may have started.
+                    path = f"/proc/{hello.pid}/fd/{hello.given}"
+                    self._given[peer] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self._reactor.manager_said_hello(peer, hello, now)
         elif isinstance(hello, m.ManagerDied):
             self._reactor.manager_died(peer, hello, now)
@@ -266,6 +275,19 @@ class InterchangeShell:
             self._perform(Disconnect(peer, reason))
         else:
             self._observers.add(peer)
+
+    def _given_by(self, peer: int) -> Collection[int] | None:
+        """What a manager that is gone had given to workers, None where that is not known."""
+        descriptor = self._given.pop(peer, None)
+        if descriptor is None:
+            return None
+        try:
+            return set(read_notes(descriptor).get(GIVEN, ()))
+        except (OSError, LookupError, ValueError) as error:
+            self._log.warning("cannot read what a dead manager had given to workers: %r", error)
+            return None
+        finally:
+            os.close(descriptor)
 
     def _note(self, way: str, peer: int, message: m.Message) -> None:
         tasks = getattr(message, "tasks", ())
@@ -287,6 +309,8 @@ class InterchangeShell:
         elif isinstance(action, Disconnect):
             peer = action.peer
             self._managers.discard(peer)
+            if peer in self._given:
+                os.close(self._given.pop(peer))
             self._observers.discard(peer)
             self._wires[peer >> _WIRE_SHIFT].disconnect(peer & (1 << _WIRE_SHIFT) - 1, action.reason)
         elif isinstance(action, Exit):

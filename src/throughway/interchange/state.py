@@ -48,6 +48,8 @@ class ManagerRecord(msgspec.Struct, eq=False):
     """when its deadlines are looked at next"""
     restored: bool = False
     """whether it is one of a former interchange, and has not come back yet"""
+    given: Collection[int] | None = None
+    """once it is dead: the tasks that it had given to workers, where its notes could be read"""
     died: str = ""
     """how its process ended, where somebody else told"""
     seen: int = 0

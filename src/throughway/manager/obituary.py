@@ -1,7 +1,7 @@
 """``python -m throughway.manager.obituary CONFIGURATION MANAGER``: tells the interchange that a manager has died.
 
-Started by the manager's zygote, which sees at once what the interchange, on another machine, would only conclude from
-silence.
+Its standard input is the manager's notes of what it had given to workers. Started by the manager's zygote, which sees
+at once what the interchange, on another machine, would only conclude from silence.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import ManagerConfig, read_configuration
 from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.transport.assignments import GIVEN, read_notes
 from throughway.transport.interface import Closed, Opened, Wire
 from throughway.transport.poller import Poller
 
@@ -23,7 +24,15 @@ SECONDS = 30.0
 """How long to try. After that the manager's silence says the same."""
 
 
-def tell(wire: Wire, manager: str, seconds: float) -> bool:
+def given_tasks(descriptor: int) -> list[int] | None:
+    """What the manager had noted there as given to workers, None where there are no notes."""
+    try:
+        return read_notes(descriptor).get(GIVEN, [])
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def tell(wire: Wire, manager: str, given: list[int] | None, seconds: float) -> bool:
     """Say over a wire that a manager is dead; whether it was heard, as the interchange shows by hanging up."""
     poller = Poller()
     wire.register(poller)
@@ -34,7 +43,8 @@ def tell(wire: Wire, manager: str, seconds: float) -> bool:
             for event in wire.receive():
                 if isinstance(event, Opened):
                     reason = "its process died, as the zygote on its node tells"
-                    wire.send(event.peer, [codec.encode(m.ManagerDied(PROTOCOL_VERSION, manager, reason))])
+                    died = m.ManagerDied(PROTOCOL_VERSION, manager, reason, given)
+                    wire.send(event.peer, [codec.encode(died)])
                 elif isinstance(event, Closed):
                     return True
         return False
@@ -53,7 +63,7 @@ def main(arguments: list[str]) -> int:
         connect = connections(
             read_configuration(document, ManagerConfig), logging.getLogger("throughway.manager")
         )
-        heard = tell(connect(), manager, SECONDS)
+        heard = tell(connect(), manager, given_tasks(0), SECONDS)
     except ThroughwayError as error:
         sys.stderr.write(f"throughway: cannot tell that manager {manager} is dead: {error}\n")
         return 1

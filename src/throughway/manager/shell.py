@@ -46,6 +46,7 @@ from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
 from throughway.protocol.configuration import ManagerConfig, read_configuration
 from throughway.protocol.identifiers import new_manager_id
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
+from throughway.transport.assignments import GIVEN, AssignmentNotes, new_notes
 from throughway.transport.interface import Arrival, Closed, Opened
 from throughway.transport.poller import Poller
 
@@ -90,11 +91,16 @@ class ManagerShell:
         self._folder = Path(config.folder) / str(self._id)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._worker_config = config.worker
+        self._given = -1
         if config.socket is None:
+            # The zygote outlives this process, and has the notes read by whom it starts then.
+            self._given = new_notes()
             # On one machine the end of the connection tells.
             obituary = [sys.executable, "-P", "-m", "throughway.manager.obituary", document, str(self._id)]
-            self._worker_config = msgspec.structs.replace(config.worker, obituary=obituary)
+            self._worker_config = msgspec.structs.replace(config.worker, obituary=obituary, given=self._given)
         self._zygote = ZygoteClient(self._worker_config, fork)
+        if config.socket is not None:
+            self._given = new_notes()
         self._cores = cores_available()
         self._memory = memory_available()
         self.slots = worker_count(
@@ -129,6 +135,7 @@ class ManagerShell:
             heartbeat_threshold=config.heartbeat_threshold,
             drain_at=self._drain_at,
         )
+        self._notes = AssignmentNotes(os.dup(self._given), lambda: [(GIVEN, self._reactor.state.holders)])
         self._connections = connections(config, logger)
         self._wire = self._connections()
         self._reconnect_at = math.inf
@@ -199,6 +206,7 @@ class ManagerShell:
             started=time.time(),
             ends_in=None if self._drain_at is None else max(0.0, self._drain_at - time.monotonic()),
             log=str(self._folder),
+            given=self._given if config.socket is not None else -1,
         )
         self._wire.send(self._peer, [codec.encode(self._reactor.hello(hello))])
 
@@ -228,6 +236,8 @@ class ManagerShell:
             process.close()
         os.close(self._bell)
         os.close(self._bell_writer)
+        self._notes.close()
+        os.close(self._given)
 
     def _on_signals(self, numbers: bytes) -> None:
         if signal.SIGUSR1 in numbers:
@@ -364,6 +374,8 @@ class ManagerShell:
                 process = self._processes[number]
                 if self._config.debug:
                     self._log.debug("to worker %d: %d tasks", process.slot, len(tasks))
+                # First: what is not noted when this process dies has not started.
+                self._notes.note(GIVEN, [task.id for task in tasks])
                 bundle = Bundle(tasks, functions, forget)
                 if not process.give([codec.encode(bundle), *frames], len(tasks)):
                     self._watch(process.tasks, True, lambda mask: self._write(process), write=True)

@@ -183,7 +183,8 @@ class ZygoteClient:
                     os._exit(status)
         else:
             command = [sys.executable, "-m", "throughway.worker.zygote", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+            passed = [theirs.fileno()] + ([config.given] if config.given >= 0 else [])
+            self._process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
             self.pid = self._process.pid
         theirs.close()
         self._decode = msgspec.msgpack.Decoder(FromZygote).decode

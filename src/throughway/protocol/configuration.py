@@ -60,6 +60,8 @@ class WorkerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_payload_bytes: int | None = None
     obituary: list[str] = []
     """command that a zygote starts when its manager has died without ending it; empty for none"""
+    given: int = -1
+    """descriptor of the manager's notes of what it has given to workers, which becomes that command's standard input"""
     debug: bool = False
 
 

@@ -186,6 +186,9 @@ class ManagerHello(msgspec.Struct, tag="manager"):
     """functions that it knows"""
     draining: str | None = None
     """why it takes nothing new"""
+    given: int = -1
+    """its descriptor of the notes of what it has given to workers (`transport.assignments`), for an interchange on the
+    same machine to read once it is dead; -1 for none"""
 
 
 class Results(msgspec.Struct, array_like=True, tag=6):
@@ -259,6 +262,8 @@ class ManagerDied(msgspec.Struct, tag="obituary"):
     protocol: int
     manager: str
     reason: str
+    given: list[int] | None = None
+    """the tasks that it had ever given to workers, and no others can have started; None where that is not known"""
 
 
 class Broken(msgspec.Struct, array_like=True, tag=14):

@@ -18,6 +18,9 @@ import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+GIVEN = "given"
+"""What managers, which keep such notes of their own, write in place of a manager's id: tasks given to workers."""
+
 MIN_WORDS = 1 << 15
 """Words of the first region."""
 

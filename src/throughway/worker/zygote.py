@@ -88,7 +88,8 @@ class Zygote:
         command = self._config.obituary
         if command and os.getppid() != self._parent:
             # In a session of its own: what is left of the manager's may be swept away at any moment.
-            os.posix_spawn(command[0], command, os.environ, setsid=True)
+            notes = [(os.POSIX_SPAWN_DUP2, self._config.given, 0)] if self._config.given >= 0 else []
+            os.posix_spawn(command[0], command, os.environ, file_actions=notes, setsid=True)
 
     def _serve(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)
@@ -158,6 +159,8 @@ class Zygote:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self._control.close()
+        if self._config.given >= 0:
+            os.close(self._config.given)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         _take_descriptor(os.open(os.devnull, os.O_RDONLY), (0,))

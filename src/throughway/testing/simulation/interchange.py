@@ -165,7 +165,9 @@ class SimulatedInterchange(Process):
             if peer in self._managers:
                 self._managers.discard(peer)
                 self.say(f"finds the connection {link.name} gone")
-                self.reactor.peer_left(peer, event.reason, now, gone=self.world.plan.local)
+                gone = self.world.plan.local
+                given = getattr(link.client, "given", None) if gone and not link.client.alive else None
+                self.reactor.peer_left(peer, event.reason, now, gone=gone, given=given)
             return
         if peer not in self._links:
             return

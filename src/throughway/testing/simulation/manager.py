@@ -63,7 +63,8 @@ class Zygote(Process):
                 self.die()
             return
         link = self.world.network.connect(f"{self.name} to interchange", self.site, self, interchange)
-        obituary = m.ManagerDied(PROTOCOL_VERSION, self.manager.id, "its process is gone")
+        given = sorted(self.manager.given)
+        obituary = m.ManagerDied(PROTOCOL_VERSION, self.manager.id, "its process is gone", given)
         link.send(self, [codec.encode(obituary)])
         self.say("sends the obituary")
 
@@ -103,6 +104,8 @@ class SimulatedManager(Process):
         self._starts += 1
         self.id = self.name if self._starts == 1 else f"{self.name}+{self._starts}"
         self.workers: dict[int, SimulatedWorker] = {}
+        self.given: set[int] = set()
+        """the tasks that were given to workers, as the notes say that outlive the process"""
         self._bells: dict[int, None] = {}
         self.zygote = self._new_zygote()
         now = self.clock.now
@@ -324,6 +327,7 @@ class SimulatedManager(Process):
             case Give(worker=number, tasks=tasks):
                 if self.world.trace is not None:
                     self.say(f"gives w{number} {[task.id for task in tasks]}")
+                self.given.update(task.id for task in tasks)
                 self.workers[number].give(action)
             case Look(worker=number):
                 self._read(number)
