@@ -232,8 +232,8 @@ def test_tiny_tasks_of_a_lost_manager_run_once_or_are_told_to_be_lost(runs: Path
         wait_until(lambda: sum(future.done() for future in futures[:500]) > 50, 20, "some to be done")
         os.kill(manager.pid, signal.SIGKILL)
         lost = 0
-        for number, future in enumerate(futures):
-            error = future.exception(timeout=30)
+        for number, counted in enumerate(futures):
+            error = counted.exception(timeout=30)
             mark = marks / str(number)
             count = len(mark.read_text()) if mark.exists() else 0
             if error is None:

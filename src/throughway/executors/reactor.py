@@ -318,14 +318,7 @@ class ExecutorReactor:
             self._fruitless = 0
         match message:
             case m.Results():
-                if message.number:
-                    if message.number <= self._received.get(message.manager, 0):
-                        self.late += len(message.tasks)
-                        return
-                    self._results(message, frames)
-                    self._acknowledge(message, frames, now)
-                else:
-                    self._results(message, frames)
+                self._results_came(message, frames, now)
             case m.Started():
                 for task in message.tasks:
                     future = self.futures.get(task)
@@ -370,6 +363,16 @@ class ExecutorReactor:
                 self._returned(message.tasks)
             case m.Listening() | m.Heartbeat():
                 pass
+
+    def _results_came(self, message: m.Results, frames: Sequence[Buffer], now: float) -> None:
+        if not message.number:
+            self._results(message, frames)
+        elif message.number <= self._received.get(message.manager, 0):
+            # It was sent again, and had come before.
+            self.late += len(message.tasks)
+        else:
+            self._results(message, frames)
+            self._acknowledge(message, frames, now)
 
     def _acknowledge(self, message: m.Results, frames: Sequence[Buffer], now: float) -> None:
         """These results are in their futures: their manager may forget them."""
