@@ -518,6 +518,17 @@ def test_max_outstanding(make: Make, tmp_path: Path) -> None:
     assert [future.result(timeout=20) > 0 for future in futures] == [True] * 3
 
 
+@shows("journal")
+def test_journal(make: Make, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    for _ in range(2):
+        executor = make(journal=tmp_path / "journal")
+        assert result(executor, tasks.count_run, str(marks), 1) is None
+        executor.shutdown()
+    assert (marks / "1").stat().st_size == 1, "the second executor found the result of the first"
+
+
 @shows("max_payload_bytes")
 def test_max_payload_bytes(make: Make) -> None:
     executor = make(max_payload_bytes=100_000)

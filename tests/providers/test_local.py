@@ -420,7 +420,7 @@ def test_single_node_launcher_by_name(jobs: Jobs) -> None:
 def test_import_is_light() -> None:
     """Nothing that takes long to load, beyond what the executor needs anyway."""
     code = (
-        "import subprocess, threading, msgspec, concurrent.futures, sys; before = set(sys.modules); "
+        "import subprocess, threading, pathlib, msgspec, concurrent.futures, sys; before = set(sys.modules); "
         "import throughway.providers, throughway.launchers, throughway.blocks.controller; "
         "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
     )
