@@ -417,9 +417,9 @@ def test_questions_after_the_end(runs: Path) -> None:
 
 def test_an_interchange_that_does_not_answer(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from throughway.errors import CommandTimeout
-    from throughway.executors import high_throughput
+    from throughway.executors import questions
 
-    monkeypatch.setattr(high_throughput, "COMMAND_SECONDS", 0.1)
+    monkeypatch.setattr(questions, "COMMAND_SECONDS", 0.1)
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         executor.start()
         assert executor._run is not None

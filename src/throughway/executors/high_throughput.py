@@ -8,31 +8,27 @@ import functools
 import itertools
 import math
 import os
-import shlex
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-import msgspec
 
 from throughway import errors
 from throughway.blocks.controller import BlockController, ErrorHandler
 from throughway.blocks.plan import Strategy
 from throughway.blocks.policy import MAX_IDLETIME, policy_for
-from throughway.blocks.state import BlockView
 from throughway.blocks.strategies import none as no_strategy
 from throughway.blocks.strategies import strategy_for
-from throughway.executors import capacity, futures, mapping, parameters, scaling
+from throughway.executors import capacity, documents, futures, mapping, parameters, scaling
 from throughway.executors.actions import Tell
 from throughway.executors.futures import TaskFuture
 from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
-from throughway.executors.reports import StatusReport, TaskExplanation, status_report, task_explanation
+from throughway.executors.questions import Questions
 from throughway.executors.run import Run
+from throughway.executors.view import ExecutorView
 from throughway.interchange.selectors import (
     BlockPackingSelector,
     ManagerSelector,
@@ -42,10 +38,7 @@ from throughway.interchange.selectors import (
 from throughway.manager.accelerators import accelerator_names
 from throughway.manager.affinity import validate_affinity
 from throughway.manager.sizing import validate_sizing
-from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, WorkerConfig
-from throughway.protocol.messages import Answer, Cancel, Task
-from throughway.protocol.version import python_version
-from throughway.protocol.views import Explanation, ManagerView, StatusView
+from throughway.protocol.messages import Cancel, Task
 from throughway.providers.interface import Provider
 from throughway.providers.local import LocalProvider
 from throughway.serialize.functions import FunctionTable
@@ -57,13 +50,10 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-COMMAND_SECONDS = 30.0
-"""How long the interchange may take to answer a question."""
-
 _live: weakref.WeakSet[HighThroughputExecutor] = weakref.WeakSet()
 
 
-class HighThroughputExecutor(Executor):
+class HighThroughputExecutor(Questions, Executor):
     """Runs functions on the nodes that a provider gives: a `concurrent.futures.Executor` for clusters.
 
     It starts at its first use, or by `start`. All methods may be called from any thread.
@@ -218,7 +208,7 @@ class HighThroughputExecutor(Executor):
         self._ids = itertools.count(1)
         self._functions = FunctionTable(max_bytes=self.max_payload_bytes)
         self._lookup = self._functions.lookup
-        self._worker_config()  # refuses an initializer that cannot travel
+        documents.worker_document(self)  # refuses an initializer that cannot travel
         self._run: Run | None = None
         self._notice_at = math.inf
         self._ready = False
@@ -252,9 +242,9 @@ class HighThroughputExecutor(Executor):
                 self.provider,
                 run_dir=self.run_dir,
                 forgotten=self._functions.forgotten,
-                interchange=self._interchange_config,
-                manager=self._manager_config,
-                command=functools.partial(_manager_command, self.launch_cmd),
+                interchange=functools.partial(documents.interchange_document, self),
+                manager=functools.partial(documents.manager_document, self),
+                command=functools.partial(documents.manager_command, self.launch_cmd),
                 block_error_handler=self.block_error_handler,
                 address=self.address,
                 encrypted=self.encrypted,
@@ -274,71 +264,6 @@ class HighThroughputExecutor(Executor):
             self._futures = self._run.reactor.futures
             self._outbox = self._run.reactor.outbox
             self._ready = True
-
-    def _interchange_config(self, run: Run) -> InterchangeConfig:
-        return InterchangeConfig(
-            run=str(run.id),
-            label=self.label,
-            folder=str(run.folder.path),
-            python=python_version(),
-            port=self.worker_port,
-            port_range=self.worker_port_range,
-            heartbeat_period=self.heartbeat_period,
-            heartbeat_threshold=self.heartbeat_threshold,
-            selector=self._selector,
-            sys_path=[os.path.abspath(entry) for entry in sys.path],
-            debug=self.worker_debug,
-        )
-
-    def _manager_config(self, run: Run) -> ManagerConfig:
-        return ManagerConfig(
-            run=str(run.id),
-            block="",
-            folder=self.worker_logdir_root or str(run.folder.path),
-            address_probe_timeout=self.address_probe_timeout,
-            cores_per_worker=self.cores_per_worker,
-            mem_per_worker=self.mem_per_worker,
-            max_workers_per_node=self.max_workers_per_node,
-            cpu_affinity=self.cpu_affinity,
-            available_accelerators=self.available_accelerators,
-            prefetch_capacity=self.prefetch_capacity,
-            heartbeat_period=self.heartbeat_period,
-            heartbeat_threshold=self.heartbeat_threshold,
-            drain_period=self.drain_period,
-            walltime=getattr(self.provider, "walltime", None),
-            worker=self._worker_config(),
-            debug=self.worker_debug,
-        )
-
-    def _worker_config(self) -> WorkerConfig:
-        function = b""
-        call = b""
-        if self._initializer is not None:
-            try:
-                function = self._functions.lookup(self._initializer).function.payload
-            except errors.SerializationError as error:
-                raise parameters.reject(
-                    "initializer", self._initializer, f"it cannot be sent to workers: {error}"
-                ) from error
-            try:
-                call, frames = pack_call(self._initargs, {}, name="the initializer")
-            except errors.SerializationError as error:
-                raise parameters.reject(
-                    "initargs", "...", f"they cannot be sent to workers: {error}"
-                ) from error
-            if frames:
-                raise parameters.reject(
-                    "initargs", "...", "they are too large: have the initializer read them from a file"
-                )
-        return WorkerConfig(
-            working_directory=self.working_dir or os.getcwd(),
-            sys_path=[os.path.abspath(entry) for entry in sys.path],
-            initializer=function,
-            initializer_call=call,
-            max_tasks_per_child=self.max_tasks_per_child,
-            max_payload_bytes=self.max_payload_bytes,
-            debug=self.worker_debug,
-        )
 
     # --------------------------------------------------------------------------------------------------- submitting
 
@@ -520,6 +445,11 @@ class HighThroughputExecutor(Executor):
     def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
         return self._submit(fn, args, {}, DEFAULT)
 
+    @property
+    def _max_workers(self) -> int:
+        """As the standard library's executors have it, for libraries that look there, such as Dask."""
+        return capacity.most_workers(self)
+
     def options(self, **options: Any) -> ExecutorView:
         """A view on this executor whose tasks have a resource specification.
 
@@ -585,171 +515,6 @@ class HighThroughputExecutor(Executor):
         if not isinstance(future, TaskFuture) or future._executor not in (self, None):
             raise ValueError(f"{future!r} is not a future of executor {self.label!r}")
         return future.task_id
-
-    # ----------------------------------------------------------------------------------------------------- questions
-
-    def _ask(self, topic: str, subject: str = "") -> bytes:
-        self.start()
-        run = self._run
-        assert run is not None
-        answers: list[Answer] = []
-        told = threading.Event()
-
-        def tell(answer: Answer) -> None:
-            answers.append(answer)
-            told.set()
-
-        run.shell.request(lambda reactor: reactor.ask(topic, subject, tell))
-        if run.shell.in_thread:
-            run.shell.wait_in_thread(told.is_set, COMMAND_SECONDS)
-        else:
-            told.wait(COMMAND_SECONDS)
-        if not answers:
-            raise errors.CommandTimeout(
-                f"the interchange of {self.label!r} (process {run.shell.interchange_pid}) did not answer {topic!r} "
-                f"within {COMMAND_SECONDS:g} s: it may be stopped or overloaded; its log is in {run.folder.path}"
-            )
-        if answers[0].error:
-            raise errors.ExecutorFailed(answers[0].error)
-        return answers[0].payload
-
-    def connected_managers(self) -> list[ManagerView]:
-        """The registered managers: id, host, block, workers, tasks, idle seconds, whether active or draining,
-        versions, seconds left, and where their logs are."""
-        return msgspec.msgpack.decode(self._ask("managers"), type=list[ManagerView])
-
-    @property
-    def connected_workers(self) -> int:
-        """How many workers the registered managers have."""
-        return sum(manager.worker_count for manager in self.connected_managers())
-
-    @property
-    def _max_workers(self) -> int:
-        """As the standard library's executors have it, for libraries that look there, such as Dask."""
-        return capacity.most_workers(self)
-
-    def connected_blocks(self) -> list[str]:
-        """The ids of the blocks that have registered managers."""
-        return sorted(
-            {manager.block for manager in self.connected_managers()}, key=lambda block: (len(block), block)
-        )
-
-    def managers_packages(self) -> dict[str, dict[str, str]]:
-        """For each manager's id, the installed packages and their versions."""
-        return msgspec.msgpack.decode(self._ask("packages"), type=dict[str, dict[str, str]])
-
-    def hold_manager(self, manager: str) -> None:
-        """Give this manager nothing new until `release_manager`; what it has goes on.
-
-        Raises:
-            ValueError: no manager has this id.
-        """
-        self._command("hold", manager)
-
-    def release_manager(self, manager: str) -> None:
-        """Give a held manager tasks again.
-
-        Raises:
-            ValueError: no manager has this id.
-        """
-        self._command("release", manager)
-
-    def drain_manager(self, manager: str) -> None:
-        """Let this manager finish what runs on it, and leave.
-
-        Raises:
-            ValueError: no manager has this id.
-        """
-        self._command("drain", manager)
-
-    def _command(self, topic: str, manager: str) -> None:
-        if not msgspec.msgpack.decode(self._ask(topic, manager), type=bool):
-            known = ", ".join(view.manager for view in self.connected_managers()) or "none"
-            raise ValueError(f"no manager {manager!r} is registered: there are {known}")
-
-    def blocks(self) -> list[BlockView]:
-        """The blocks, live and lately ended: job id, state, since when, nodes, managers, and what was said of them."""
-        return self._run.controller.blocks() if self._run is not None else []
-
-    def scale_out(self, blocks: int = 1) -> list[str]:
-        """Start so many more blocks now, whatever the strategy; their ids. Returns at once: `blocks` tells how they do.
-
-        Raises:
-            ValueError: there would be more than the provider's ``max_blocks``.
-            RuntimeError: it was shut down, or has failed.
-        """
-        self.start()
-        assert self._run is not None
-        return self._run.controller.scale_out(blocks)
-
-    def scale_in(self, blocks: int | Iterable[str] = 1, *, force: bool = False) -> list[str]:
-        """Let blocks go, so many or those with these ids; the ids of those that go. Returns at once.
-
-        Of a number, those go first that have not begun, then those that are idle for longest. A block takes nothing
-        new from now on, what it has not started goes to others, what runs is finished, and then its job is cancelled.
-        A strategy starts others if the tasks, or ``min_blocks``, ask for them.
-
-        Args:
-            force: end the blocks at once; what runs there is lost (and run again where it has ``retries``).
-
-        Raises:
-            ValueError: an id is not that of a live block.
-        """
-        if self._run is None:
-            return []
-        self._run.controller.loads(self._ask("blocks"))
-        return self._run.controller.scale_in(blocks, force=force)
-
-    def hosts_left_out(self) -> dict[str, str]:
-        """Hosts that are given nothing any more since managers kept dying there, and why."""
-        return self._run.controller.left_out() if self._run is not None else {}
-
-    @property
-    def outstanding(self) -> int:
-        """How many tasks have no outcome yet."""
-        return len(self._run.reactor.futures) if self._run is not None else 0
-
-    @property
-    def run_folder(self) -> Path | None:
-        """Where this run keeps its logs; None before it was started."""
-        return self._run.folder.path if self._run is not None else None
-
-    def status_report(self) -> StatusReport:
-        """Cores, memory, managers, workers, tasks and core-hours at this moment."""
-        view = msgspec.msgpack.decode(self._ask("status"), type=StatusView)
-        return status_report(view, self.outstanding, self.cores_per_worker)
-
-    def explain(self, future: Future[Any]) -> TaskExplanation:
-        """Where the task of this future is, since when, and what it waits for; ``str()`` of it is a sentence.
-
-        Raises:
-            ValueError: the future is not one of this executor.
-        """
-        task = self._task_of(future)
-        entry = getattr(future, "_entry", None)
-        run = self._run
-        if future.done() or entry is None or run is None:
-            return self._explained_as_done(task)
-        name = entry.function.name
-        if not run.shell._sendable:
-            unsent = [waiting.id for waiting in run.reactor.outbox.copy()]
-            if task in unsent:
-                reason = "the interchange to read what was sent before it"
-                return TaskExplanation(task, name, "at the executor", reason, ahead=unsent.index(task))
-        explanation = msgspec.msgpack.decode(self._ask("explain", str(task)), type=Explanation)
-        if future.done():
-            return self._explained_as_done(task)
-        if explanation.state == "at the interchange" and not self.connected_workers:
-            said = [
-                f"block {view.id} is {view.state.value}" + (f" ({view.message})" if view.message else "")
-                for view in self.blocks()
-            ]
-            explanation.waits_for += "; " + ("; ".join(said) or "no block was started")
-        return task_explanation(name, explanation)
-
-    def _explained_as_done(self, task: int) -> TaskExplanation:
-        logs = self.worker_logdir_root or (str(self.run_folder) if self.run_folder is not None else "")
-        return TaskExplanation(task, "", "done", log=logs)
 
     # ------------------------------------------------------------------------------------------------------- ending
 
@@ -829,14 +594,6 @@ class HighThroughputExecutor(Executor):
             self._room.notify_all()
 
 
-def _manager_command(launch_cmd: str, config: Path, block: str) -> list[str]:
-    fields = {"python": shlex.quote(sys.executable), "config": shlex.quote(str(config)), "block": block}
-    command = launch_cmd.format(**fields)
-    if launch_cmd == parameters.LAUNCH_COMMAND:
-        return shlex.split(command)
-    return ["/bin/sh", "-c", command]
-
-
 def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[..., None]:
     """A method of an executor, without keeping the executor alive."""
     reference = weakref.ref(executor)
@@ -847,70 +604,6 @@ def _forwarded(executor: HighThroughputExecutor, method: str) -> Callable[..., N
             getattr(target, method)(*arguments)
 
     return call
-
-
-class ExecutorView(Executor):
-    """An executor whose tasks have a resource specification; made by `HighThroughputExecutor.options`."""
-
-    def __init__(self, executor: HighThroughputExecutor, specification: ResourceSpecification) -> None:
-        self._executor = executor
-        self.specification = specification
-
-    def submit(
-        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> TaskFuture[Result]:
-        """As `HighThroughputExecutor.submit`, with this view's specification."""
-        return self._executor._submit(fn, args, kwargs, self.specification)
-
-    def map(
-        self,
-        fn: Callable[..., Result],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-        progress: bool | str = False,
-    ) -> Iterator[Result]:
-        """As `HighThroughputExecutor.map`, with this view's specification; a ``key`` is numbered: ``key[0]``, ..."""
-        mapping.check(timeout, chunksize, buffersize, progress)
-        submit = self._submit_plain
-        if (key := self.specification.key) is not None:
-            submit = _Numbered(self._executor, self.specification, key)
-        return mapping.run(submit, fn, iterables, timeout, chunksize, buffersize, progress)
-
-    def _submit_plain(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
-        return self._executor._submit(fn, args, {}, self.specification)
-
-    def options(self, **options: Any) -> ExecutorView:
-        """A view with further options; see `HighThroughputExecutor.options`."""
-        return self._executor._view(self.specification.changed(options))
-
-    @property
-    def _max_workers(self) -> int:
-        return self._executor._max_workers
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut the executor itself down, and so all of its views."""
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __repr__(self) -> str:
-        return f"<view of {self._executor!r} with {self.specification}>"
-
-
-class _Numbered:
-    """Submits the calls of one `map`, each with a key of its own."""
-
-    def __init__(
-        self, executor: HighThroughputExecutor, specification: ResourceSpecification, key: str
-    ) -> None:
-        self._executor = executor
-        self._specification = specification
-        self._key = key
-        self._numbers = itertools.count()
-
-    def __call__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
-        specification = self._specification._replace(key=f"{self._key}[{next(self._numbers)}]")
-        return self._executor._submit(fn, args, {}, specification)
 
 
 def _end_all() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from throughway.executors.high_throughput import ExecutorView, HighThroughputExecutor
+from throughway.executors.high_throughput import HighThroughputExecutor
+from throughway.executors.view import ExecutorView
 from throughway.manager.sizing import cores_available
 
 AnyExecutor = HighThroughputExecutor | ExecutorView
