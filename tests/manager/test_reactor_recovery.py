@@ -93,19 +93,19 @@ def test_work_goes_on_without_a_connection(pair: Node) -> None:
 def test_results_are_counted_and_kept_until_they_are_acknowledged(node: Node) -> None:
     run(node, 1, 2, 3)
     assert [message.number for message in node.told if isinstance(message, m.Results)] == [1, 2, 3]
-    size = node.reactor.kept_bytes
+    size = node.reactor.results.kept_bytes
     assert size > 0
     node.acknowledge(2)
-    assert 0 < node.reactor.kept_bytes < size
+    assert 0 < node.reactor.results.kept_bytes < size
     node.acknowledge(3)
-    assert node.reactor.kept_bytes == 0
+    assert node.reactor.results.kept_bytes == 0
 
 
 def test_an_old_acknowledgement_says_nothing_new(node: Node) -> None:
     run(node, 1, 2)
     node.acknowledge(2)
     node.acknowledge(1)
-    assert node.reactor.kept_bytes == 0
+    assert node.reactor.results.kept_bytes == 0
 
 
 def test_an_acknowledgement_rides_on_an_assignment(node: Node) -> None:
@@ -113,7 +113,7 @@ def test_an_acknowledgement_rides_on_an_assignment(node: Node) -> None:
     assign, _ = node.assignment([3])
     assign.received = 2
     node.say(assign)
-    assert node.reactor.kept_bytes == 0
+    assert node.reactor.results.kept_bytes == 0
     node.take()
 
 
@@ -129,7 +129,7 @@ def test_after_the_welcome_what_did_not_arrive_is_said_again(node: Node) -> None
     assert node.hello().ended == [(2, [2]), (3, [3])], "it is kept until the executor has it"
     node.take()
     assert node.welcome(received=3) == []
-    assert node.reactor.kept_bytes == 0
+    assert node.reactor.results.kept_bytes == 0
 
 
 def test_what_ends_between_hello_and_welcome_is_said_once(node: Node) -> None:
@@ -162,13 +162,13 @@ def test_too_much_unacknowledged_stops_new_work_until_it_is_acknowledged(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(node, 1)
-    size = node.reactor.kept_bytes
+    size = node.reactor.results.kept_bytes
     monkeypatch.setattr(reactor_module, "RETAINED_BYTES", 2 * size + size // 2)
     run(node, 2)
     assert not node.reported[2].waiting, "there is room"
     run(node, 3)
     assert node.reported[3].waiting, "the executor should say what it has"
-    assert node.reactor.kept_bytes == 3 * size
+    assert node.reactor.results.kept_bytes == 3 * size
     assert node.assign(4) == []
     assert node.state.queue.waiting.keys() == {4}
     assert node.acknowledge(1) == ["give w0: 4"], "what is acknowledged makes room"

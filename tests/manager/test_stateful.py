@@ -417,7 +417,7 @@ class ManagerMachine(RuleBasedStateMachine):
             self.deliver()
             assert self.seen == max(node.reported, default=0), "all results were said"
             node.acknowledge()
-            assert not node.reactor.kept_bytes
+            assert not node.reactor.results.kept_bytes
             assert node.exited == (node.state.draining is not None), "it leaves when it drains and is done"
             assert not self.has, "the interchange knows that nothing is here"
         self.each_task_has_at_most_one_end()

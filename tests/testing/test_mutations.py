@@ -12,6 +12,7 @@ from throughway.executors.reactor import ExecutorReactor
 from throughway.interchange.actions import Note, Send
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.manager.reactor import ManagerReactor
+from throughway.manager.results import ResultLog
 from throughway.protocol import messages as m
 from throughway.testing.simulation.plan import make_plan
 from throughway.testing.simulation.world import simulate
@@ -37,7 +38,7 @@ def wrapped(kind: type, name: str, around: Callable) -> Plant:
     return plant
 
 
-def drop_acknowledgements(original, reactor, number):
+def drop_acknowledgements(original, results, number):
     pass
 
 
@@ -132,7 +133,7 @@ def cancelled_for_sure(original, reactor, message):
 
 
 def leave_without_waiting(original, reactor, now):
-    reactor._kept.clear()
+    reactor.results.kept.clear()
     return original(reactor, now)
 
 
@@ -154,7 +155,7 @@ def retry_beyond_the_last(original, reactor, future):
 
 
 MUTATIONS: dict[str, Plant] = {
-    "manager: acknowledgements are dropped": wrapped(ManagerReactor, "_acknowledged", drop_acknowledgements),
+    "manager: acknowledgements are dropped": wrapped(ResultLog, "acknowledged", drop_acknowledgements),
     "manager: nothing is sent again": wrapped(ManagerReactor, "welcomed", send_nothing_again),
     "manager: a claim too many is taken back": wrapped(ManagerReactor, "revoked", one_claim_more),
     "manager: a dead worker had claimed all": wrapped(ManagerReactor, "worker_ended", all_was_claimed),

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 from operator import attrgetter
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -32,6 +32,7 @@ from throughway.manager.actions import (
     Tell,
 )
 from throughway.manager.pace import HOLD_SECONDS, MAX_BUNDLE_TASKS, Pace
+from throughway.manager.results import ResultLog
 from throughway.manager.state import ManagerState, WorkerRecord
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -66,9 +67,6 @@ PARTING_SECONDS = 10.0
 
 _FRAMES = attrgetter("frames")
 
-_HEADER_BYTES = 64
-"""What a result costs beside its payload while it is kept, about."""
-
 
 class Link(Enum):
     """How a manager stands with its interchange."""
@@ -76,14 +74,6 @@ class Link(Enum):
     DOWN = "no connection"
     GREETING = "it has said hello, and waits for its welcome"
     UP = "registered"
-
-
-class Kept(NamedTuple):
-    """A message of results that the executor has not acknowledged."""
-
-    message: m.Results
-    frames: Sequence[Buffer]
-    size: int
 
 
 class ManagerReactor:
@@ -137,16 +127,7 @@ class ManagerReactor:
         self._unsent: list[Tell] = []
         """what is to be said once it is welcome"""
         self._broken: m.Broken | None = None
-        self._number = 0
-        self._kept: deque[Kept] = deque()
-        self._kept_bytes = 0
-        self._ended: list[int] = []
-        self._outcomes = bytearray()
-        self._workers: list[int] = []
-        self._payloads: list[bytes] = []
-        self._frames: list[Buffer] = []
-        self._frame_counts: dict[int, int] = {}
-        self._busy = 0.0
+        self.results = ResultLog()
 
     # -------------------------------------------------------------------------------------------------- capacity
 
@@ -173,9 +154,9 @@ class ManagerReactor:
             case m.Assign():
                 self._assigned(message, frames)
                 if message.received:
-                    self._acknowledged(message.received)
+                    self.results.acknowledged(message.received)
             case m.Acknowledged(received=received):
-                self._acknowledged(received)
+                self.results.acknowledged(received)
             case m.Cancel():
                 self._cancel(message)
             case m.Drain(reason=reason):
@@ -204,8 +185,8 @@ class ManagerReactor:
             hello,
             capacity=self.capacity,
             again=again,
-            held=[*state.queue.waiting, *state.holders, *self._ended],
-            ended=[(kept.message.number, kept.message.tasks) for kept in self._kept],
+            held=[*state.queue.waiting, *state.holders, *self.results.ended],
+            ended=[(kept.message.number, kept.message.tasks) for kept in self.results.kept],
             functions=list(state.functions),
             draining=state.draining,
         )
@@ -215,10 +196,8 @@ class ManagerReactor:
         self._last_heard = now
         self.link = Link.UP
         self._away_since = math.inf
-        self._acknowledged(welcome.received)
-        for kept in self._kept:
-            if kept.message.number > welcome.seen:
-                self._actions.append(Tell(kept.message, kept.frames))
+        self.results.acknowledged(welcome.received)
+        self._actions += [Tell(kept.message, kept.frames) for kept in self.results.after(welcome.seen)]
         self._actions += self._unsent
         self._unsent.clear()
         if self._broken is not None:
@@ -235,12 +214,6 @@ class ManagerReactor:
             self._actions.append(Exit(f"the interchange is gone: {reason}"))
         else:
             self._actions.append(Log("WARNING", f"cut off from the interchange: {reason}"))
-
-    def _acknowledged(self, number: int) -> None:
-        """The executor has these results."""
-        kept = self._kept
-        while kept and kept[0].message.number <= number:
-            self._kept_bytes -= kept.popleft().size
 
     def _assigned(self, message: m.Assign, frames: Sequence[Buffer]) -> None:
         state = self.state
@@ -272,10 +245,7 @@ class ManagerReactor:
         self._actions.append(Log("ERROR", f"refused {len(tasks)} tasks: {reason}"))
         loss = codec.encode(m.Loss(host=self.state.host, manager=self.state.id, reason=reason, started=False))
         for task in tasks:
-            self._ended.append(task.id)
-            self._outcomes.append(m.Outcome.MANAGER_LOST)
-            self._workers.append(-1)
-            self._payloads.append(loss)
+            self.results.add(task.id, m.Outcome.MANAGER_LOST, -1, loss)
 
     def _cancel(self, message: m.Cancel) -> None:
         state = self.state
@@ -344,9 +314,9 @@ class ManagerReactor:
         state = self.state
         holders = state.holders
         pending = worker.pending
-        ended = self._ended
-        outcomes = self._outcomes
-        payloads = self._payloads
+        ended = self.results.ended
+        outcomes = self.results.outcomes
+        payloads = self.results.payloads
         before = len(ended)
         strange: int | None = None
         function = -1
@@ -372,8 +342,8 @@ class ManagerReactor:
                 spent = seconds
                 count = 1
             if frames:
-                self._frame_counts[len(ended)] = len(frames)
-                self._frames += frames
+                self.results.frame_counts[len(ended)] = len(frames)
+                self.results.frames += frames
             if task.frames:
                 state.frames.pop(task_id, None)
             ended.append(task_id)
@@ -393,11 +363,11 @@ class ManagerReactor:
 
     def _learn(self, function: int, seconds: float, count: int) -> None:
         self._pace.learn(function, seconds, count)
-        self._busy += seconds
+        self.results.busy += seconds
 
     def _account(self, worker: WorkerRecord, count: int) -> None:
         """So many of the first of a worker's pending tasks have ended."""
-        self._workers += [worker.slot] * count
+        self.results.workers += [worker.slot] * count
         bundles = worker.bundles
         while count:
             if bundles[0] > count:
@@ -558,11 +528,6 @@ class ManagerReactor:
         if state.draining is None:
             self._start_worker(worker.slot)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of results that the executor has not acknowledged."""
-        return self._kept_bytes
-
     def _lose(
         self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float
     ) -> None:
@@ -581,11 +546,8 @@ class ManagerReactor:
             stderr=stderr,
             seconds=now - worker.head_since,
         )
-        self._ended.append(task.id)
-        self._outcomes.append(outcome)
-        self._workers.append(worker.slot)
-        self._payloads.append(codec.encode(loss))
-        self._busy += loss.seconds
+        self.results.add(task.id, outcome, worker.slot, codec.encode(loss))
+        self.results.busy += loss.seconds
         if outcome == m.Outcome.WORKER_LOST:
             self._actions.append(
                 Log("WARNING", f"worker {worker.slot} {loss.reason} while it ran task {task.id}")
@@ -647,7 +609,7 @@ class ManagerReactor:
         if state.queue.waiting:
             if state.draining is not None:
                 self._give_back(len(state.queue))
-            elif self._kept_bytes > RETAINED_BYTES:
+            elif self.results.kept_bytes > RETAINED_BYTES:
                 pass  # what is acknowledged makes room
             else:
                 if state.idle:
@@ -656,9 +618,9 @@ class ManagerReactor:
                     self._give_ahead(now)
             if state.queue.waiting and state.stuck:
                 self._return_surplus()
-        if self._ended:
-            self._report(now)
-        if state.draining is not None and not (self._leaving or state.held or self._kept):
+        if self.results.ended:
+            self._report()
+        if state.draining is not None and not (self._leaving or state.held or self.results.kept):
             self._leave(state.draining)
         actions = self._taken()
         if actions and any(isinstance(action, Tell) for action in actions):
@@ -810,39 +772,18 @@ class ManagerReactor:
                 heapq.heapify(self._walltimes)
             heapq.heappush(self._walltimes, (worker.walltime_at, worker.number, tasks[0].id))
 
-    def _report(self, now: float) -> None:
-        state = self.state
-        capacity = self.capacity
-        self._number += 1
-        message = m.Results(
-            state.id,
-            capacity,
-            self._ended,
-            bytes(self._outcomes),
-            self._workers,
-            self._frame_counts,
-            self._busy,
-            self._number,
-            state.draining is not None or self._kept_bytes > RETAINED_BYTES // 2,
-        )
-        frames = [codec.encode(self._payloads), *self._frames]
-        size = sum(map(len, frames)) + _HEADER_BYTES * len(self._ended)
-        self._kept.append(Kept(message, frames, size))
-        self._kept_bytes += size
+    def _report(self) -> None:
+        """Tell what has ended in this turn."""
+        results = self.results
+        waiting = self.state.draining is not None or results.kept_bytes > RETAINED_BYTES // 2
+        kept = results.close_turn(self.state.id, self.capacity, waiting=waiting)
         if self.link is Link.UP:
-            self._actions.append(Tell(message, frames))
+            self._actions.append(Tell(kept.message, kept.frames))
         if self._cancelling:
-            late = [task for task in self._ended if task in self._cancelling]
+            late = [task for task in kept.message.tasks if task in self._cancelling]
             if late:
                 self._cancelling.difference_update(late)
                 self._tell(m.Verdicts([], late))
-        self._ended = []
-        self._outcomes = bytearray()
-        self._workers = []
-        self._payloads = []
-        self._frames = []
-        self._frame_counts = {}
-        self._busy = 0.0
 
     def _tell(self, message: m.Message) -> None:
         """Say this. While there is no connection, nothing needs to be said: the next hello tells how things are."""
@@ -860,16 +801,11 @@ class ManagerReactor:
 
     def sanity_check(self) -> None:
         """What is kept for the executor adds up. For tests and simulations."""
-        numbers = [kept.message.number for kept in self._kept]
-        assert numbers == list(range(self._number - len(numbers) + 1, self._number + 1)), (
-            "what is kept are the last results, in order"
-        )
-        assert self._kept_bytes == sum(kept.size for kept in self._kept)
-        assert len(self._ended) == len(self._outcomes) == len(self._workers) == len(self._payloads)
+        self.results.sanity_check()
         assert not self._unsent or self.link is Link.GREETING, "only a greeting keeps what is to be said"
         here = self.state.queue.waiting.keys() | self.state.holders.keys()
-        assert not here & set(self._ended), "a task that has ended is not here any more"
-        assert self._cancelling <= self.state.holders.keys() | set(self._ended)
+        assert not here & set(self.results.ended), "a task that has ended is not here any more"
+        assert self._cancelling <= self.state.holders.keys() | set(self.results.ended)
 
 
 def describe_status(status: int) -> str:

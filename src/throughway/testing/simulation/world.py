@@ -249,7 +249,7 @@ class World:
             one = manager.reactor
             kept[f"tasks of {manager.id}"] = [*one.state.queue.waiting, *one.state.holders]
             kept[f"frames of {manager.id}"] = one.state.frames
-            kept[f"results of {manager.id}"] = one._kept
+            kept[f"results of {manager.id}"] = one.results.kept
             kept[f"cancellations of {manager.id}"] = one._cancelling
         left = {name: rest for name, rest in kept.items() if len(rest)}
         if left:
