@@ -49,6 +49,9 @@ demo: $(USER_VENV)/installed ## Make an environment, install, and run the demons
 test: $(TEST_VENV)/installed-test ## All tests, from nothing
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-environment
+test-environment: $(TEST_VENV)/installed-test ## What make test installs first, and nothing more
+
 .PHONY: lint
 lint: $(TEST_VENV)/installed-lint ## Format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
