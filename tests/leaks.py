@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import Family, title
+from tests.processes import Family, ProcessRecord, title
 
 _SHARED_MEMORY = "/dev/shm"
 _SHARED_MEMORY_PREFIX = "throughway"
@@ -21,15 +21,19 @@ _NATIVE_THREADS = "ZMQ"
 class Snapshot:
     """What there is at one moment; each mapping from an identity to a description."""
 
-    processes: Mapping[object, str]
+    processes: Mapping[tuple[int, int], str]
     threads: Mapping[object, str]
     descriptors: Mapping[object, str]
     files: Mapping[object, str]
+    parents: Mapping[tuple[int, int], int]
+    """identity of a process → its parent"""
 
     @classmethod
     def take(cls, family: Family, runtime_folder: str) -> Snapshot:
         """Look now. Costs about 0.2 ms on a machine with a hundred processes."""
-        return cls(_processes(family), _threads(), _descriptors(), _files(runtime_folder))
+        members = family.members()
+        parents = {(record.pid, record.started): record.parent for record in members}
+        return cls(_processes(members), _threads(), _descriptors(), _files(runtime_folder), parents)
 
     def new_since(self, before: Snapshot, *, processes: bool = True, descriptors: bool = True) -> list[str]:
         """A line for each thing that is here and was not ``before``."""
@@ -41,8 +45,14 @@ class Snapshot:
         ]
         found += [f"file {text}" for key, text in self.files.items() if key not in before.files]
         if processes:
+            # An executor of a wider fixture replaces a worker that a former test has killed: its zygote was there.
+            zygotes = {
+                pid for (pid, _), text in before.processes.items() if text.endswith("(throughway-zygote)")
+            }
             found += [
-                f"process {text}" for key, text in self.processes.items() if key not in before.processes
+                f"process {text}"
+                for key, text in self.processes.items()
+                if key not in before.processes and self.parents[key] not in zygotes
             ]
         if descriptors:
             new = [text for key, text in self.descriptors.items() if key not in before.descriptors]
@@ -50,11 +60,11 @@ class Snapshot:
         return found
 
 
-def _processes(family: Family) -> dict[object, str]:
+def _processes(members: Sequence[ProcessRecord]) -> dict[tuple[int, int], str]:
     tracker = resource_tracker("_pid")
     return {
         (record.pid, record.started): f"{record.pid} ({title(record.pid)})"
-        for record in family.members()
+        for record in members
         if record.pid != tracker
     }
 
