@@ -66,6 +66,10 @@ class Setup(msgspec.Struct, tag="setup"):
     last: bool
 
 
+class Farewell(msgspec.Struct, tag="farewell"):
+    """Manager to zygote, at last: the manager ends. The end of the socket without it means that the manager has died."""
+
+
 class Spawned(msgspec.Struct, tag="spawned"):
     """Zygote to manager: the worker runs as this process."""
 
@@ -81,5 +85,5 @@ class Exited(msgspec.Struct, tag="exited"):
     status: int
 
 
-ToZygote = Spawn | Setup
+ToZygote = Spawn | Setup | Farewell
 FromZygote = Spawned | Exited

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import msgspec
 from setproctitle import setproctitle
 
-from throughway.protocol.bundles import Exited, FromZygote, Setup, Spawn, Spawned, ToZygote
+from throughway.protocol.bundles import Exited, Farewell, FromZygote, Setup, Spawn, Spawned, ToZygote
 from throughway.protocol.configuration import WorkerConfig
 from throughway.serialize.exceptions import ExceptionContext
 from throughway.worker.loop import Worker, WorkerChannel, flush
@@ -42,7 +42,10 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._config = WorkerConfig()
-        self._parent = os.getppid()
+        self._dismissed = False
+        """whether the manager has said that it ends"""
+        self._herald = 0
+        """the process that tells of the manager's death"""
         self._setup = bytearray()
         self._unsent: deque[bytes] = deque()
         self._workers: dict[int, int] = {}
@@ -80,22 +83,27 @@ class Zygote:
                 if events & ~select.POLLOUT and not self._serve():
                     return
         finally:
-            self._kill_all(wake_reader)
+            # First: a provider that sees its job's first process gone may kill this one at any moment. To start takes
+            # the one that tells far longer than it takes to end the workers.
             self._report_death()
+            self._kill_all(wake_reader)
 
     def _report_death(self) -> None:
         """Where the manager died and did not just end, have somebody tell so: nothing else on this node knows."""
         command = self._config.obituary
-        if command and os.getppid() != self._parent:
+        if command and not self._dismissed:
             # In a session of its own: what is left of the manager's may be swept away at any moment.
             notes = [(os.POSIX_SPAWN_DUP2, self._config.given, 0)] if self._config.given >= 0 else []
-            os.posix_spawn(command[0], command, os.environ, file_actions=notes, setsid=True)
+            self._herald = os.posix_spawn(command[0], command, os.environ, file_actions=notes, setsid=True)
 
     def _serve(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)
         if not message:
             return False
         order = self._decode(message)
+        if isinstance(order, Farewell):
+            self._dismissed = True
+            return False
         if isinstance(order, Setup):
             self._setup += order.part
             if order.last:
@@ -232,7 +240,7 @@ class Zygote:
         deadline = time.monotonic() + LAST_SECONDS
         self._reap()
         while (left := deadline - time.monotonic()) > 0:
-            orphans = [pid for pid in _children() if pid not in self._workers]
+            orphans = [pid for pid in _children() if pid not in self._workers and pid != self._herald]
             for pid in orphans:
                 _kill_group(pid)
                 with contextlib.suppress(ProcessLookupError):
