@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from throughway.protocol.bundles import Farewell, FromZygote, Setup, Spawn, ToZygote
+from throughway.protocol.bundles import Dismissal, FromZygote, Setup, Spawn, ToZygote
 from throughway.protocol.configuration import WorkerConfig
 from throughway.transport.framing import preamble
 from throughway.transport.interface import Buffer
@@ -216,7 +216,7 @@ class ZygoteClient:
         """End the zygote, which ends all workers, and reap it."""
         with contextlib.suppress(OSError):
             # One that does not read it ends with the socket all the same.
-            self.control.send(msgspec.msgpack.encode(Farewell()), socket.MSG_DONTWAIT)
+            self.control.send(msgspec.msgpack.encode(Dismissal()), socket.MSG_DONTWAIT)
         self.control.close()
         if self._process is not None:
             self._process.wait()

@@ -66,8 +66,8 @@ class Setup(msgspec.Struct, tag="setup"):
     last: bool
 
 
-class Farewell(msgspec.Struct, tag="farewell"):
-    """Manager to zygote, at last: the manager ends. The end of the socket without it means that the manager has died."""
+class Dismissal(msgspec.Struct, tag="dismissal"):
+    """Manager to zygote, at last: the manager ends. A socket that ends without it means that the manager has died."""
 
 
 class Spawned(msgspec.Struct, tag="spawned"):
@@ -85,5 +85,5 @@ class Exited(msgspec.Struct, tag="exited"):
     status: int
 
 
-ToZygote = Spawn | Setup | Farewell
+ToZygote = Spawn | Setup | Dismissal
 FromZygote = Spawned | Exited

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import msgspec
 from setproctitle import setproctitle
 
-from throughway.protocol.bundles import Exited, Farewell, FromZygote, Setup, Spawn, Spawned, ToZygote
+from throughway.protocol.bundles import Dismissal, Exited, FromZygote, Setup, Spawn, Spawned, ToZygote
 from throughway.protocol.configuration import WorkerConfig
 from throughway.serialize.exceptions import ExceptionContext
 from throughway.worker.loop import Worker, WorkerChannel, flush
@@ -101,7 +101,7 @@ class Zygote:
         if not message:
             return False
         order = self._decode(message)
-        if isinstance(order, Farewell):
+        if isinstance(order, Dismissal):
             self._dismissed = True
             return False
         if isinstance(order, Setup):
