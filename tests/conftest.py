@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 from zmq.utils import garbage
 
-from tests.leaks import Snapshot, resource_tracker
+from tests.leaks import Snapshot, resource_trackers
 from tests.processes import Family, ProcessRecord, kill_all, started_with, title
 from tests.waiting import wait_until as wait
 
@@ -66,7 +66,7 @@ class _Run:
     def processes(self) -> set[ProcessRecord]:
         """All that were started in this run and live, this process excepted."""
         found = {*self.family.members(afresh=True), *started_with(RUN_VARIABLE, self.id)}
-        return {record for record in found if record.pid != resource_tracker("_pid")}
+        return {record for record in found if record.pid not in resource_trackers("_pid")}
 
     def restore(self) -> None:
         for name, value in self._replaced.items():

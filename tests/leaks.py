@@ -61,18 +61,21 @@ class Snapshot:
 
 
 def _processes(members: Sequence[ProcessRecord]) -> dict[tuple[int, int], str]:
-    tracker = resource_tracker("_pid")
+    trackers = resource_trackers("_pid")
     return {
         (record.pid, record.started): f"{record.pid} ({title(record.pid)})"
         for record in members
-        if record.pid != tracker
+        if record.pid not in trackers
     }
 
 
-def resource_tracker(attribute: str) -> int | None:
-    """Process or descriptor of multiprocessing's resource tracker, which lives as long as this process by design."""
-    module = sys.modules.get("multiprocessing.resource_tracker")
-    return getattr(getattr(module, "_resource_tracker", None), attribute, None)
+def resource_trackers(attribute: str) -> set[int]:
+    """Processes or descriptors of resource trackers, which live as long as this process by design: multiprocessing's,
+    and that of the loky which joblib brings along."""
+    modules = ("multiprocessing.resource_tracker", "joblib.externals.loky.backend.resource_tracker")
+    trackers = (getattr(sys.modules.get(name), "_resource_tracker", None) for name in modules)
+    found = (getattr(tracker, attribute, None) for tracker in trackers)
+    return {number for number in found if number is not None}
 
 
 def _threads() -> dict[object, str]:
@@ -92,14 +95,14 @@ def _threads() -> dict[object, str]:
 
 
 def _descriptors() -> dict[object, str]:
-    tracker = resource_tracker("_fd")
+    trackers = resource_trackers("_fd")
     found: dict[object, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # that of the listing itself
             continue
-        if int(name) != tracker:
+        if int(name) not in trackers:
             found[int(name), target] = f"{name} → {target}"
     return found
 
