@@ -251,13 +251,7 @@ class InterchangeShell:
             version = codec.decode_version(header).protocol
             if version == PROTOCOL_VERSION:
                 raise
-            reason = (
-                f"this run speaks protocol {PROTOCOL_VERSION}, the other {version}: "
-                "install the same version of throughway on both"
-            )
-            self._reactor.malformed(peer, reason)
-            self._perform(Send(peer, m.Refused(reason)))
-            self._perform(Disconnect(peer, reason))
+            self._reactor.malformed(peer, self._refuse_version(peer, f"the other {version}"))
             return
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
@@ -270,11 +264,16 @@ class InterchangeShell:
         elif isinstance(hello, m.ManagerDied):
             self._reactor.manager_died(peer, hello, now)
         elif hello.protocol != PROTOCOL_VERSION:
-            reason = f"this run speaks protocol {PROTOCOL_VERSION}, the observer {hello.protocol}"
-            self._perform(Send(peer, m.Refused(reason)))
-            self._perform(Disconnect(peer, reason))
+            self._refuse_version(peer, f"the observer {hello.protocol}")
         else:
             self._observers.add(peer)
+
+    def _refuse_version(self, peer: int, other: str) -> str:
+        """Tell a peer that it speaks another version of the protocol, let it go, and return what it was told."""
+        reason = f"this run speaks protocol {PROTOCOL_VERSION}, {other}: install the same version of throughway on both"
+        self._perform(Send(peer, m.Refused(reason)))
+        self._perform(Disconnect(peer, reason))
+        return reason
 
     def _given_by(self, peer: int) -> Collection[int] | None:
         """What a manager that is gone had given to workers, None where that is not known."""
