@@ -75,8 +75,6 @@ class Block:
         """since when no task is on it, as of the last look; inf where one is, or that is not known"""
         self.unneeded_since = math.inf
         """since when nothing needs it, though no manager has registered yet"""
-        self.seconds_left_at = math.inf
-        """when the first of its managers drains by itself, as of the last look"""
         self.asked_to_drain = False
         """whether the interchange is asked to hold and drain it, and has not answered"""
         self.scaled_in = False
@@ -268,8 +266,6 @@ class Ledger:
             load = found.get(block.id)
             idle = load is not None and not load.tasks
             block.idle_since = now - load.idle_seconds if load is not None and idle else math.inf
-            left = None if load is None else load.seconds_left
-            block.seconds_left_at = math.inf if left is None else now + left
 
     # -------------------------------------------------------------------------------------------- scaling in
 
