@@ -18,11 +18,13 @@ NEEDS = {
     "async_service": ["throughway"],
     "ensemble_sampling": ["emcee"],
     "grid_search": ["sklearn", "joblib"],
+    "parsl_workflow": ["parsl"],
 }
 SAYS = {
     "async_service": ["AsyncExecutor", "ProcessPoolExecutor", "too slow"],
     "ensemble_sampling": ["multiprocessing.Pool", "same means: True"],
     "grid_search": ["loky", "same scores: True"],
+    "parsl_workflow": ["Parsl's HTEX", "Both found the same: True"],
 }
 
 
