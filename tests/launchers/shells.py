@@ -104,8 +104,14 @@ class Managers:
         """Wait until each manager has said so."""
         assert read_lines(self._said, self.count) == [what] * self.count
 
-    def let_go(self) -> int:
-        """Let the managers end; the exit status of the text."""
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Let the managers end."""
         with open(os.open(self._go_on, os.O_RDWR), "wb", buffering=0) as file:
             file.write(b"." * self.count)
+            yield
+
+    def let_go(self) -> int:
+        """Let the managers end; the exit status of the text."""
+        with self.going():
             return self.shell.wait(20)

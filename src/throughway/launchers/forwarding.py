@@ -1,7 +1,10 @@
 """The bash text around what starts managers: it hands signals on, waits for all, and tells how they ended.
 
-A shell that waits for a command does not see a signal until the command has ended. So what starts managers runs
-in the background, and the shell waits for it again after each signal.
+A shell that waits for a command does not see a signal until the command has ended, so what starts managers runs in
+the background. bash's ``wait`` does not mix with signals either: one that comes as a child ends makes it lose the
+child's status (it says 255 from then on), and of two in quick succession the second makes the next ``wait`` return
+with no trap to tell. So the shell looks five times a second which signals have come and what has ended, sleeping in
+``read`` on a pipe that nothing is written to, and calls ``wait`` only when all have ended and signals are ignored.
 """
 
 from __future__ import annotations
@@ -11,27 +14,23 @@ import shlex
 FAIL_ON_ANY = 'exit "$worst"'
 """The last line of a text whose status is that of a starter that failed, if there is one."""
 
-FAIL_ON_ALL = '[ "$failed" -lt "$ended" ] || exit "$worst"\nexit 0'
+FAIL_ON_ALL = '[ "$failed" -lt "${#ended[@]}" ] || exit "$worst"\nexit 0'
 """The last lines of a text that only fails where all starters failed."""
 
 _KILL = """\
 hand_on() {
-    for starter in "${starters[@]}"; do
-        kill -s "$1" "$starter" 2>/dev/null
-    done
+    kill -s "$1" "${starters[@]}" 2>/dev/null || :
 }
 """
 
 _KEEP = """\
 starters=()
-signalled=
 warned=
 stopping=
-starting=1
 {hand_on}\
-trap 'signalled=1; warned=1; [ -n "$starting" ] || hand_on USR1' USR1
-trap 'signalled=1; stopping=1; [ -n "$starting" ] || hand_on {end}' {ends}
-exec {{started}}<> <(:)
+trap 'warned=1' USR1
+trap 'stopping=1' {ends}
+exec {{started}}<> <(:) || exit
 for ((node = 0; node < {count}; node++)); do
     [ -z "$stopping" ] || break
     (
@@ -43,18 +42,31 @@ for ((node = 0; node < {count}; node++)); do
     # A shell that has just been forked would swallow a signal.
     until read -r -t 0.2 -u "$started" || ! kill -0 "${{starters[node]}}" 2>/dev/null; do :; done
 done
+ended=()
+while :; do
+    for node in "${{!starters[@]}}"; do
+        kill -0 "${{starters[node]}}" 2>/dev/null && continue
+        ended[node]="${{starters[node]}}"
+        unset "starters[node]"
+    done
+    [ "${{#starters[@]}}" -gt 0 ] || break
+    if [ -n "$warned" ]; then
+        warned=
+        hand_on USR1
+    fi
+    if [ -n "$stopping" ]; then
+        stopping=
+        hand_on {end}
+    fi
+    read -r -t 0.2 -u "$started" || :
+done
 exec {{started}}>&-
-starting=
-[ -z "$warned" ] || hand_on USR1
-[ -z "$stopping" ] || hand_on {end}
-ended=0
+trap '' USR1 {ends}
 failed=0
 worst=0
-for node in "${{!starters[@]}}"; do
-    # A signal makes wait return early: wait again for the same one.
-    while signalled=; wait "${{starters[node]}}"; status=$?; [ -n "$signalled" ]; do :; done
-    unset "starters[node]"
-    ended=$((ended + 1))
+for node in "${{!ended[@]}}"; do
+    status=0
+    wait "${{ended[node]}}" || status=$?
     if [ "$status" -ne 0 ]; then
         failed=$((failed + 1))
         worst=$status
@@ -118,8 +130,8 @@ def keep(
     """Text that runs ``start`` ``count`` times side by side, with ``$node`` from 0, and waits for all.
 
     ``start`` is what a shell runs that becomes its last command, by ``exec``. ``hand_on`` defines the function of
-    that name, which sends signal ``$1`` to what was started: USR1 for USR1, and ``end`` for each of ``ends``.
-    ``verdict`` ends the text.
+    that name, which sends signal ``$1`` to what was started and has not ended: USR1 for USR1, and ``end`` for each of
+    ``ends``. ``verdict`` ends the text.
     """
     return _KEEP.format(start=start, count=count, end=end, ends=ends, verdict=verdict, hand_on=hand_on)
 
@@ -138,12 +150,12 @@ def carry(command: str, *, environment: bool, report: bool = False, head: str = 
     That is a shell that starts ``command`` and hands signals on to it, SIGUSR2 as SIGTERM: some commands that run
     others on many nodes kill them when they get SIGTERM, and hand on SIGUSR2. With ``environment`` it is given the
     variables of the shell that runs the text; with ``report`` it writes down that it failed. ``head`` is bash text
-    before it, ``tail`` runs as it exits.
+    that runs before ``command``, when signals are already handed on; ``tail`` runs as the shell exits.
     """
-    agent = keep(deaf(command), ends="TERM INT USR2", verdict=_REPORT if report else FAIL_ON_ANY)
+    agent = keep(head + deaf(command), ends="TERM INT USR2", verdict=_REPORT if report else FAIL_ON_ANY)
     if tail:
         agent = f"trap {shlex.quote(tail)} EXIT\n{agent}"
     text = _ENVIRONMENT if environment else "environment=\n"
     if report:
         text += _FAILURES
-    return text + _AGENT.format(agent=shlex.quote(head + agent))
+    return text + _AGENT.format(agent=shlex.quote(agent))

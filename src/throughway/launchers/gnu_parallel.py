@@ -20,7 +20,7 @@ everywhere() {{
 _HAND_ON = """\
 # parallel hands no signal on: another one sends it to what the first one has started.
 hand_on() {
-    (everywhere "kill -s $1 \\$(cat $file.*) 2>/dev/null") &
+    (exec {started}>&-; everywhere "kill -s $1 \\$(cat $file.* 2>/dev/null) 2>/dev/null") &
 }
 """
 

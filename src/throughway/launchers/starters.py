@@ -111,7 +111,7 @@ class MpiExecLauncher(_Starter):
             + HOSTS.format(nodes=nodes)
             + _MPI.format(mpi="mpiexec", nodes=nodes, open_mpi=":")
             + self._say("mpiexec starts $count manager(s) on ${hosts[*]:-the nodes that it knows of}")
-            + keep(start, end="'$end'", verdict=READ_REPORT)
+            + keep(start, end='"$end"', verdict=READ_REPORT)
         )
 
 
@@ -143,7 +143,7 @@ class MpiRunLauncher(_Starter):
             + "bind=\n"
             + _MPI.format(mpi="mpirun", nodes=nodes, open_mpi=open_mpi)
             + self._say("mpirun starts $count manager(s) on ${hosts[*]:-the nodes that it knows of}")
-            + keep(start, end="'$end'", verdict=READ_REPORT)
+            + keep(start, end='"$end"', verdict=READ_REPORT)
         )
 
 
