@@ -100,6 +100,8 @@ _interpreter = Variant(
 _floor = Variant("floor: one round trip at a time", None, parameters={"window": 1})
 _floor_pipelined = Variant("floor: 64 on their way", None, parameters={"window": 64})
 
+_relay = Variant("floor: a bare relay through as many processes", None, measure="relay")
+
 _few_managers = Variant("interchange, 8 managers", None, parameters={"managers": 8, "queued": 10_000})
 _many_managers = Variant("interchange, 8,192 managers", None, parameters={"managers": 8192, "queued": 10_000})
 _few_large_managers = Variant(
@@ -171,7 +173,7 @@ MEASUREMENTS = (
         "roundtrip",
         "one no-op after the other, submit(...).result()",
         "roundtrip",
-        (_throughway, _process_pool, _htex),
+        (_throughway, _process_pool, _htex, _relay),
         {"median": "milliseconds", "p99": "milliseconds"},
         {"seconds": 3.0},
         {"seconds": 1.0},
@@ -341,6 +343,7 @@ ROWS = (
     Row("round trip, 99th percentile", "roundtrip", "p99", "milliseconds", against=PROCESS_POOL, at_most=1.0),
     Row("round trip, median", "roundtrip", "median", "milliseconds", against=HTEX, at_most=0.2),
     Row("round trip, 99th percentile", "roundtrip", "p99", "milliseconds", against=HTEX, at_most=0.2),
+    Row("round trip, median", "roundtrip", "median", "milliseconds", against=_relay.name),
     Row("import to first result", "startup", "seconds.total", "milliseconds", against=HTEX, at_most=0.1),
     Row(
         "import to first result",

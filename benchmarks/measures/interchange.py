@@ -32,15 +32,16 @@ class _Executor:
         self._function = messages.Function(id=1, name="echo", payload=b"x" * 64)
         self.submitted = 0
 
-    def submission(self, count: int) -> Any:
-        """The next tasks, as one message."""
+    def submission(self, count: int, received: dict[str, int] | None = None) -> Any:
+        """The next tasks, as one message, which acknowledges results."""
         first = self.submitted
         self.submitted += count
         payload = b"x" * 24
         tasks = [
             self._messages.Task(id=task, function=1, payload=payload) for task in range(first, first + count)
         ]
-        return self._messages.Submit(tasks=tasks, functions=[] if first else [self._function])
+        functions = [] if first else [self._function]
+        return self._messages.Submit(tasks=tasks, functions=functions, received=received or {})
 
 
 def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds: float) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds
             if isinstance(action, Send) and isinstance(action.message, messages.Assign):
                 assigned[action.peer].extend(task.id for task in action.message.tasks)
 
+    reactor.executor_said(messages.Restore(), (), now)
     for peer in range(managers):
         hello = messages.ManagerHello(
             protocol=PROTOCOL_VERSION,
@@ -118,14 +120,23 @@ def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds
     done = 0
     wanted = int(seconds * 1e9)
     outcomes, places = bytes(_STEP), list(range(_STEP))
+    numbers = [0] * managers
     while spent < wanted:
+        received: dict[str, int] = {}
         for _ in range(_BATCH // _STEP):
             peer = choose(managers)
             held = assigned[peer]
             tasks = [held.popleft() for _ in range(_STEP)]
+            numbers[peer] += 1
+            received[f"{peer:012x}"] = numbers[peer]
             header = encode(
                 messages.Results(
-                    manager=f"{peer:012x}", capacity=workers, tasks=tasks, outcomes=outcomes, workers=places
+                    manager=f"{peer:012x}",
+                    capacity=workers,
+                    tasks=tasks,
+                    outcomes=outcomes,
+                    workers=places,
+                    number=numbers[peer],
                 )
             )
             now += _STEP / _TASKS_PER_SECOND
@@ -143,7 +154,7 @@ def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds
             take(actions)
             if not sent or len(held) != workers:
                 raise RuntimeError(f"manager {peer} has {len(held)} tasks instead of {workers}")
-        submission = encode(executor.submission(_BATCH))
+        submission = encode(executor.submission(_BATCH, received))
         began = clock()
         submitted = decode_executor(submission)
         decoded = clock()

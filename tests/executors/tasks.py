@@ -49,6 +49,28 @@ def die_once(folder: str, number: int) -> int:
     return number
 
 
+def give(value: Any) -> Any:
+    return value
+
+
+def total(data: Any) -> int:
+    """The sum of the bytes of a buffer."""
+    return sum(bytes(data))
+
+
+def hold_and_total(gate: str, data: Any, started: str = "") -> int:
+    hold(gate, started)
+    return total(data)
+
+
+def overwrite_and_die_once(folder: str, number: int, data: Any) -> int:
+    """The sum of the bytes of a writable buffer; at the first execution they are changed, and this worker is killed."""
+    found = total(data)
+    memoryview(data).cast("B")[:] = b"\xee" * memoryview(data).nbytes
+    die_once(folder, number)
+    return found
+
+
 def append_order(path: str, value: int) -> None:
     with open(path, "a") as file:
         file.write(f"{value}\n")

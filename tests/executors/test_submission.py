@@ -140,6 +140,20 @@ def test_an_argument_that_cannot_be_pickled_fails_its_future_alone(executor: Hig
     assert good.result(timeout=10) == 3
 
 
+def test_a_lone_task_is_sent_by_the_call_that_submits_it(
+    executor: HighThroughputExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Waking the thread to send it costs as much as two processes on its way.
+    assert executor.submit(tasks.add, 1, 1).result(timeout=10) == 2
+    run = executor._run
+    assert run is not None
+    woken: list[int] = []
+    monkeypatch.setattr(run.shell, "wake", lambda: woken.append(run.shell.interchange_pid))
+    for number in range(20):
+        assert executor.submit(tasks.add, number, 1).result(timeout=10) == number + 1
+    assert not woken
+
+
 def test_what_is_not_callable_is_refused(executor: HighThroughputExecutor) -> None:
     with pytest.raises(TypeError):
         executor.submit(5)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ and what is noted of assignments against who has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -107,6 +107,7 @@ class Bench:
         selector: makes the selector, once for managers with idle workers, once for those with room.
         restore: the executor's first message; with None it has not said it yet.
         observed: gathers the transitions of lifecycles that were seen, over several benches.
+        arena: the reactor's way to read what tasks have in the executor's shared memory.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Bench:
         restore: m.Restore | None = _FIRST,
         now: float = 1000.0,
         observed: Observed | None = None,
+        arena: Callable[[int, int], Sequence[Buffer]] = lambda place, task: [],
     ) -> None:
         self.now = now
         self.state = InterchangeState("run", "label", self.now, selector(), selector())
@@ -128,6 +130,7 @@ class Bench:
             heartbeat_period=period,
             heartbeat_threshold=threshold,
             reconnect_seconds=reconnect,
+            arena=arena,
         )
         self.peers: dict[str, int] = {}
         """each manager's last connection"""

@@ -274,6 +274,181 @@ class TestFrames:
         bench.told("executor")
 
 
+class SharedMemory:
+    """An executor's shared memory as the interchange reads it: tasks are at their number times a hundred."""
+
+    def __init__(self) -> None:
+        self.there: dict[int, list[bytes]] = {}
+        self.read: list[int] = []
+        """tasks of which the frames were looked at"""
+
+    def put(self, number: int, *frames: bytes, **options) -> m.Task:
+        """A task with these frames."""
+        self.there[number] = list(frames)
+        return task(number, frames=-100 * number, **options)
+
+    def __call__(self, place: int, number: int) -> list[bytes]:
+        assert place == 100 * number, "each task has its own place"
+        self.read.append(number)
+        return self.there.get(number, [])
+
+
+@pytest.fixture
+def memory():
+    return SharedMemory()
+
+
+@pytest.fixture
+def sharing(memory):
+    """A bench with shared memory; its test must have looked at everything that was done."""
+    bench = Bench(arena=memory)
+    yield bench
+    bench.emptiness_check()
+
+
+class TestSharedMemory:
+    def test_a_manager_that_shares_it_is_sent_the_place(self, sharing, memory):
+        joined(sharing, "a", shares=True)
+        sharing.submit([memory.put(1, b"one", b"two")])
+        ((assign, frames),) = sharing.told_with_frames("a")
+        assert assign.tasks == [task(1, frames=-100)]
+        assert frames == ()
+        assert memory.read == [], "nobody looks at them on the way"
+
+    def test_another_is_sent_what_is_there(self, sharing, memory):
+        joined(sharing, "a")
+        sharing.submit([memory.put(1, b"one", b"two")])
+        ((assign, frames),) = sharing.told_with_frames("a")
+        assert assign.tasks == [task(1, frames=2)]
+        assert frames == (b"one", b"two")
+        assert sharing.state.frames == {}, "it is not kept here"
+        assert sharing.state.owners[1].tasks[1] == task(1, frames=-100), "nor is the record changed"
+
+    @pytest.mark.parametrize("shares", [True, False])
+    def test_among_tasks_with_frames_of_their_own(self, sharing, memory, shares):
+        joined(sharing, "a", workers=6, shares=shares)
+        submitted = [
+            task(1, frames=1),
+            memory.put(2, b"2a", b"2b"),
+            task(3),
+            memory.put(4, b"4"),
+            task(5, frames=2),
+            task(6),
+        ]
+        sharing.submit(submitted, [b"1", b"5a", b"5b"])
+        ((assign, frames),) = sharing.told_with_frames("a")
+        if shares:
+            assert assign.tasks == submitted
+            assert frames == (b"1", b"5a", b"5b")
+        else:
+            assert [(t.id, t.frames) for t in assign.tasks] == [
+                (1, 1),
+                (2, 2),
+                (3, 0),
+                (4, 1),
+                (5, 2),
+                (6, 0),
+            ]
+            assert frames == (b"1", b"2a", b"2b", b"4", b"5a", b"5b")
+        assert sharing.state.frames == {1: [b"1"], 5: [b"5a", b"5b"]}
+        assert list(sharing.state.owners[2].tasks.values()) == submitted
+
+    def test_managers_of_both_kinds_at_once(self, sharing, memory):
+        joined(sharing, "a", workers=2, shares=True)
+        joined(sharing, "b", workers=2)
+        sharing.submit([memory.put(number, b"%d" % number) for number in (1, 2, 3, 4)])
+        ((placed, none),) = sharing.told_with_frames("a")
+        ((sent, frames),) = sharing.told_with_frames("b")
+        assert [t.frames for t in placed.tasks] == [-100 * t.id for t in placed.tasks]
+        assert none == ()
+        assert [t.frames for t in sent.tasks] == [1, 1]
+        assert frames == tuple(b"%d" % t.id for t in sent.tasks)
+        assert {t.id for t in placed.tasks + sent.tasks} == {1, 2, 3, 4}
+
+    @pytest.mark.parametrize("first_shares", [True, False])
+    @pytest.mark.parametrize("how", ["returned", "left"])
+    def test_given_back_it_goes_to_the_other_kind(self, sharing, memory, first_shares, how):
+        joined(sharing, "a", workers=2, shares=first_shares)
+        sharing.submit([memory.put(1, b"one"), task(2, frames=1)], [b"two"])
+        sharing.told("a")
+        sharing.manager("a", m.Draining("a", "its time is over"))
+        if how == "returned":
+            sharing.manager("a", m.Returned("a", [1, 2], 0))
+        else:
+            sharing.manager("a", m.Leaving("a", "its time is over"))
+            sharing.told("a")
+            sharing.told("executor")
+        sharing.join("b", workers=2, shares=not first_shares)
+        ((assign, frames),) = sharing.told_with_frames("b")
+        if first_shares:
+            assert assign.tasks == [task(1, frames=1), task(2, frames=1)]
+            assert frames == (b"one", b"two")
+        else:
+            assert assign.tasks == [task(1, frames=-100), task(2, frames=1)]
+            assert frames == (b"two",)
+
+    def test_what_did_not_fit_into_a_message_waits_as_it_is(self, sharing, memory, monkeypatch):
+        monkeypatch.setattr(reactor_module, "ASSIGN_BYTES", 1000)
+        for name, shares in (("a", False), ("b", True)):
+            joined(sharing, name, workers=3, shares=shares)
+            first = 1 if name == "a" else 4
+            sharing.submit([memory.put(number, bytes(1000)) for number in range(first, first + 3)])
+            batches = [[t.frames for t in told.message.tasks] for told in sharing.told_with_frames(name)]
+            assert batches == ([[-400, -500, -600]] if shares else [[1], [1], [1]])
+        assert memory.read == [1, 2, 3], "each once"
+
+    def test_what_is_not_there_any_more_is_sent_without_frames(self, sharing, memory):
+        joined(sharing, "a")
+        gone = memory.put(1)
+        sharing.submit([gone, memory.put(2, b"two")])
+        ((assign, frames),) = sharing.told_with_frames("a")
+        assert assign.tasks == [task(1), task(2, frames=1)]
+        assert frames == (b"two",)
+
+    def test_a_manager_that_comes_back_may_share_it_no_more(self, sharing, memory):
+        joined(sharing, "a", workers=1, shares=True)
+        sharing.submit([memory.put(1, b"one"), memory.put(2, b"two")])
+        assert sharing.assigned("a") == [1]
+        sharing.close("a", "reset by peer", gone=False)
+        sharing.logged("WARNING")
+        sharing.resume("a", workers=1, shares=False, held=[1], functions=[1])
+        sharing.results("a", 1)
+        sharing.told("executor")
+        ((assign, frames),) = sharing.told_with_frames("a")
+        assert assign.tasks == [task(2, frames=1)]
+        assert frames == (b"two",)
+
+    def test_the_next_interchange_reads_it_as_well(self, memory):
+        bench = Bench(
+            arena=memory, restore=m.Restore(True, [m.Expected("a", "host-a", "0", [1], 0, False)], [])
+        )
+        bench.submit([memory.put(2, b"two")])
+        bench.join("b", workers=1)
+        ((assign, frames),) = bench.told_with_frames("b")
+        assert assign.tasks == [task(2, frames=1)]
+        assert frames == (b"two",)
+        bench.resume("a", workers=2, shares=True, held=[1], functions=[1])
+        bench.submit([memory.put(3, b"three")])
+        ((assign, frames),) = bench.told_with_frames("a")
+        assert assign.tasks == [task(3, frames=-300)]
+        assert frames == ()
+        bench.told("executor")
+
+    def test_ended_or_cancelled_it_leaves_nothing_here(self, sharing, memory):
+        sharing.submit([memory.put(1, b"one")])
+        sharing.executor(m.Cancel([1]))
+        joined(sharing, "a", shares=True)
+        sharing.submit([memory.put(2, b"two"), memory.put(3, b"three")])
+        sharing.told("a")
+        sharing.results("a", 2)
+        sharing.executor(m.Cancel([3]))
+        sharing.manager("a", m.Verdicts([3], []))
+        assert sharing.state.frames == {}
+        assert sharing.state.owners == {}
+        sharing.told("a")
+        sharing.told("executor")
+
+
 # ---------------------------------------------------------------------------------------------------- results
 
 

@@ -52,13 +52,14 @@ LATE = 1e-6
 """How late a shell wakes up, in seconds."""
 
 _SPEC = re.compile(
-    r"(?P<id>\d+)(?::f(?P<fn>\d+))?(?:~(?P<walltime>[\d.]+))?(?:!(?P<priority>-?\d+))?(?:\+(?P<frames>\d+))?"
+    r"(?P<id>\d+)(?::f(?P<fn>\d+))?(?:~(?P<walltime>[\d.]+))?(?:!(?P<priority>-?\d+))?(?:\+(?P<frames>-?\d+))?"
 )
 
 
 def task(spec: int | str) -> m.Task:
     """A task from a number, or from a text such as ``7:f2~1.5!3+2``: function 2, walltime 1.5 s, priority 3, two large
-    frames. Its payload is derived from its number, so that a mixed up one is seen."""
+    frames; ``+-9`` is the ninth place in shared memory. Its payload is derived from its number, so that a mixed up one
+    is seen."""
     found = _SPEC.fullmatch(str(spec))
     assert found, f"{spec!r} is no task"
     number = int(found["id"])
@@ -465,8 +466,9 @@ class Node:
         rest: deque[tuple[m.Task, list[bytes]]] = deque()
         at = 0
         for one in give.tasks:
-            rest.append((one, [bytes(frame) for frame in give.frames[at : at + one.frames]]))
-            at += one.frames
+            count = max(0, one.frames)
+            rest.append((one, [bytes(frame) for frame in give.frames[at : at + count]]))
+            at += count
         assert at == len(give.frames), "all frames belong to tasks"
         worker.inbox.append((give, rest))
         extra = "".join(

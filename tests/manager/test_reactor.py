@@ -181,6 +181,60 @@ def test_large_frames_go_with_their_tasks_and_are_dropped_when_they_end(pair: No
     pair.take()
 
 
+def test_what_is_in_shared_memory_passes_through_as_it_is(pair: Node) -> None:
+    pair.learn()
+    pair.assign("1+-7", 2, "3+-9", "4+-1000000")
+    gives = [action for action in pair.actions[-2:] if isinstance(action, Give)]
+    assert [(one.id, one.frames) for give in gives for one in give.tasks] == [
+        (1, -7),
+        (2, 0),
+        (3, -9),
+        (4, -1_000_000),
+    ]
+    assert [give.frames for give in gives] == [[], []]
+    assert pair.state.frames == {}
+    pair.finish()
+    assert pair.outcomes.keys() >= {1, 2, 3, 4}
+    assert {pair.outcomes[number] for number in (1, 2, 3, 4)} == {m.Outcome.VALUE}
+    pair.take()
+
+
+def test_shared_memory_and_frames_are_not_mixed_up(pair: Node) -> None:
+    pair.learn()
+    pair.assign("1+2", "2+-5", "3+1", "4+-2", 5, "6+3")
+    assert pair.state.frames.keys() == {1, 3, 6}
+    gives = [action for action in pair.actions[-2:] if isinstance(action, Give)]
+    assert [give.frames for give in gives] == [
+        [frame for one in give.tasks for frame in frames_of(one)] for give in gives
+    ]
+    pair.finish()  # the workers check that each task gets its own frames
+    assert pair.state.frames == {}
+    assert {pair.outcomes[number] for number in range(1, 7)} == {m.Outcome.VALUE}
+    pair.take()
+
+
+@pytest.mark.parametrize("frames", [0, 1, 3])
+def test_places_do_not_make_up_for_frames_that_are_missing(node: Node, frames: int) -> None:
+    """Two frames are announced; with minus one added there would be one, with one of three there are too many."""
+    message, _ = node.assignment(["1+2", "2+-1"])
+    node.say(message, [b"frame"] * frames)
+    assert node.outcomes == {1: m.Outcome.MANAGER_LOST, 2: m.Outcome.MANAGER_LOST}
+    assert node.state.frames == {}
+    node.take()
+
+
+def test_what_is_in_shared_memory_survives_the_worker_that_did_not_begin_it(node: Node) -> None:
+    node.assign("1+-4")
+    node.die()
+    node.reap()
+    node.get_ready(1)
+    (give,) = [action for action in node.actions if isinstance(action, Give) and action.worker == 1]
+    assert [(one.id, one.frames) for one in give.tasks] == [(1, -4)]
+    node.finish()
+    assert node.outcomes == {1: m.Outcome.VALUE}
+    node.take()
+
+
 def test_large_frames_of_results_are_passed_on_in_order(node: Node) -> None:
     node.learn()
     node.assign(1, 2, 3)
@@ -206,7 +260,8 @@ def test_large_frames_survive_the_worker_that_did_not_begin_their_task(node: Nod
 
 @pytest.mark.parametrize("end", ["lost", "cancelled", "returned", "cancelled at its worker"])
 def test_large_frames_are_dropped_however_a_task_ends(node: Node, end: str) -> None:
-    node.assign("1+1", "2+1")
+    node.assign("1+1", "2+1", "3+-1")
+    node.cancel(3)
     if end == "lost":
         node.begin()
         node.die()

@@ -17,13 +17,14 @@ from throughway.errors import DeserializationError, MissingModule, ResultTooLarg
 from throughway.serialize.payloads import (
     MAX_SCANNED_ITEMS,
     NONE,
+    ONE_LARGE,
     LargeBytes,
     pack_call,
     pack_result,
     unpack_call,
     unpack_result,
 )
-from throughway.serialize.pickling import LARGE_FRAME_BYTES
+from throughway.serialize.pickling import LARGE_FRAME_BYTES, dump
 
 from . import fresh
 
@@ -158,6 +159,76 @@ def test_large_bytes_are_not_copied() -> None:
     assert frames[0].obj is data
     assert len(payload) < 300
     assert unpack_call(payload, sent(frames)) == ((data,), {"more": data})
+
+
+class Marked(bytes):
+    """Bytes that are more than bytes."""
+
+    mark = "kept"
+
+
+@pytest.mark.parametrize("size", [LARGE_FRAME_BYTES, LARGE_FRAME_BYTES + 1, 1 << 20])
+def test_large_bytes_as_the_only_argument_cost_no_pickling(size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    payload, frames = pack_call((data,), {})
+    assert payload is ONE_LARGE
+    assert (len(frames), frames[0].obj, frames[0].readonly) == (1, data, True)
+    general: list[memoryview] = []
+    assert dump((LargeBytes(data),), general) == payload, "as if it had been pickled"
+    assert general == frames
+    assert unpack_call(payload, sent(frames)) == ((data,), {})
+    arrived = [bytes(frames[0])]
+    (again,), named = unpack_call(payload, arrived, owned=True)
+    assert again is arrived[0], "what is owned is not copied"
+    assert named == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ((bytes(LARGE_FRAME_BYTES - 1),), {}),
+        ((bytearray(LARGE_FRAME_BYTES),), {}),
+        ((Marked(bytes(LARGE_FRAME_BYTES)),), {}),
+        ((), {"data": bytes(LARGE_FRAME_BYTES)}),
+        ((bytes(LARGE_FRAME_BYTES),), {"more": 1}),
+        ((bytes(LARGE_FRAME_BYTES), 1), {}),
+        (([bytes(LARGE_FRAME_BYTES)],), {}),
+    ],
+    ids=["small", "bytearray", "subclass", "named", "with named", "two", "inside"],
+)
+def test_what_is_not_only_large_bytes_is_pickled(call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    payload, frames = pack_call(*call)
+    assert payload != ONE_LARGE
+    args, named = unpack_call(payload, sent(frames))
+    assert (args, named) == call
+    assert [type(arg) for arg in args] == [type(arg) for arg in call[0]]
+
+
+def test_the_limit_of_large_bytes_as_the_only_argument() -> None:
+    data = bytes(LARGE_FRAME_BYTES)
+    limit = len(ONE_LARGE) + len(data)
+    assert pack_call((data,), {}, max_bytes=limit) == (ONE_LARGE, [memoryview(data)])
+    with pytest.raises(ResultTooLarge, match=rf"the arguments of 'f': {limit:,} bytes.*max_payload_bytes"):
+        pack_call((data,), {}, name="f", max_bytes=limit - 1)
+
+
+def test_owned_frames_are_used_as_they_are() -> None:
+    fixed = np.arange(LARGE_FRAME_BYTES, dtype=np.uint8)
+    fixed.setflags(write=False)
+    loose, text, growing = fixed.copy(), bytes(LARGE_FRAME_BYTES), bytearray(LARGE_FRAME_BYTES)
+    payload, frames = pack_call((fixed, loose), {"text": text})
+    arrived = [bytes(frame) if frame.readonly else bytearray(frame) for frame in frames]
+    assert [type(frame) for frame in arrived] == [bytes, bytearray, bytes]
+    (one, other), named = unpack_call(payload, arrived, owned=True)
+    assert np.shares_memory(one, np.frombuffer(arrived[0], dtype=np.uint8)), "not copied"
+    assert np.shares_memory(other, np.frombuffer(arrived[1], dtype=np.uint8)), "not copied"
+    assert named["text"] is arrived[2]
+    assert (one.flags.writeable, other.flags.writeable) == (False, True)
+    assert (one == fixed).all()
+    payload, frames = pack_call((growing,), {})
+    owned = [bytearray(frames[0])]
+    (again,), _ = unpack_call(payload, owned, owned=True)
+    assert again is owned[0]
 
 
 def test_a_large_bytearray_becomes_the_frame_it_arrived_in() -> None:

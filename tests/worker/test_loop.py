@@ -15,7 +15,13 @@ import pytest
 
 from tests.worker import tasks
 from tests.worker.nursery import Nursery, NurseryWorker, error_of
-from throughway.errors import DeserializationError, MissingModule, ResultTooLarge, SerializationError
+from throughway.errors import (
+    DeserializationError,
+    MissingModule,
+    ProtocolError,
+    ResultTooLarge,
+    SerializationError,
+)
 from throughway.protocol import codec
 from throughway.protocol.bundles import Bundle, Mark, Stop
 from throughway.protocol.configuration import WorkerConfig
@@ -23,6 +29,7 @@ from throughway.protocol.messages import Function, Outcome, Task
 from throughway.serialize.exceptions import ExceptionContext
 from throughway.serialize.functions import FunctionTable
 from throughway.serialize.payloads import pack_call, unpack_result
+from throughway.transport.arena import Arena, ArenaReader, Lease
 from throughway.transport.framing import preamble
 from throughway.transport.records import Record, RecordReader
 from throughway.worker.loop import Worker, WorkerChannel, flush
@@ -56,12 +63,12 @@ class Desk:
         parts = [codec.encode(message), *frames]
         os.write(self.tasks, preamble(parts) + b"".join(parts))
 
-    def work(self, **config: Any) -> int:
+    def work(self, arena: ArenaReader | None = None, **config: Any) -> int:
         """Let a worker work until it has no more messages; returns its exit status."""
         os.close(self.tasks)
         self._open.remove(self.tasks)
         context = ExceptionContext(host="here", manager="m1", worker=3)
-        return Worker(self.channel, WorkerConfig(**config), context).run()
+        return Worker(self.channel, WorkerConfig(**config), context, arena).run()
 
     def records(self) -> list[Record]:
         """What it has written since the last call, but for its first mark."""
@@ -204,6 +211,139 @@ def test_large_frames_go_to_their_tasks(desk: Desk) -> None:
     runner.join()
     assert values(records) == [1 << 17, 10, b"B" * (1 << 17)]
     assert [len(record.frames) for record in records] == [0, 0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------- shared memory
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    arena = Arena(1 << 20)
+    yield arena
+    arena.close()
+
+
+@pytest.fixture
+def reader(arena: Arena) -> Iterator[ArenaReader]:
+    reader = ArenaReader(arena.path, arena.key)
+    yield reader
+    reader.close()
+
+
+def placed(arena: Arena, *calls: tuple[Any, ...], first: int = 1) -> tuple[Bundle, list[Lease]]:
+    """A bundle of calls whose large arguments are in shared memory."""
+    made = bundle(*calls, first=first)
+    leases = []
+    for task, (_, *arguments) in zip(made.tasks, calls, strict=True):
+        _, frames = pack_call(tuple(arguments), {})
+        lease = arena.put(task.id, frames) if frames else None
+        if lease is not None:
+            leases.append(lease)
+            task.frames = -lease.place
+    return made, leases
+
+
+def scribble(data: bytearray) -> int:
+    """The sum of these, which are then all changed."""
+    total = sum(data)
+    data[:] = b"x" * len(data)
+    return total
+
+
+def test_arguments_come_from_shared_memory(desk: Desk, arena: Arena, reader: ArenaReader) -> None:
+    ones, twos = bytearray(b"\1" * 20_000), b"\2" * 30_000
+    made, leases = placed(
+        arena, (scribble, ones), (bytes.count, twos, b"\2"), (tasks.double, 5), (type, twos)
+    )
+    assert [task.frames < 0 for task in made.tasks] == [True, True, False, True]
+    for _ in range(2):
+        desk.send(made)
+    desk.work(reader)
+    expected = [20_000, 30_000, 10, bytes]
+    assert values(desk.records()) == 2 * expected, "a task that runs again finds what the first run found"
+    assert ones == b"\1" * 20_000
+    assert len(leases) == 3
+
+
+def test_shared_memory_and_frames_are_not_mixed_up(desk: Desk, arena: Arena, reader: ArenaReader) -> None:
+    data = [bytes([number]) * 16_384 for number in range(4)]
+    calls = [(bytes.count, data[number], bytes([number])) for number in range(4)]
+    made, leases = placed(arena, calls[0], (tasks.double, 1), calls[1], calls[2], calls[3])
+    for index in (0, 3):
+        made.tasks[index].frames = 1
+    desk.send(made, [data[0], data[2]])
+    desk.work(reader)
+    assert values(desk.records()) == [16_384, 2, 16_384, 16_384, 16_384]
+    assert len(leases) == 4
+
+
+def test_several_arguments_of_a_task_come_from_shared_memory(
+    desk: Desk, arena: Arena, reader: ArenaReader
+) -> None:
+    made, leases = placed(arena, (max, b"a" * 20_000, b"c" * 40_000, b"b" * 30_000))
+    desk.send(made)
+    desk.work(reader)
+    assert values(desk.records()) == [b"c" * 40_000]
+    assert len(leases) == 1
+
+
+def test_a_worker_without_shared_memory_fails_the_task_alone(desk: Desk, arena: Arena) -> None:
+    made, leases = placed(arena, (len, bytes(20_000)), (tasks.double, 1))
+    desk.send(made)
+    desk.work()
+    failed, done = desk.records()
+    assert failed.outcome == Outcome.FAILED
+    error = error_of(failed)
+    assert isinstance(error, ProtocolError)
+    assert "arguments of task 1 are in memory that this worker does not share" in str(error)
+    assert values([done]) == [2]
+    assert leases
+
+
+@pytest.mark.parametrize("what", ["another task's", "wiped", "beyond"])
+def test_arguments_that_are_gone_fail_the_task_alone(
+    desk: Desk, arena: Arena, reader: ArenaReader, what: str
+) -> None:
+    made, leases = placed(arena, (len, bytes(20_000)), (len, bytes(30_000)))
+    place = leases.pop(0).place
+    size = 20_000 if what == "another task's" else 200_000
+    other = arena.put(7, [memoryview(b"other" * (size // 5))])
+    assert other is not None
+    assert (other.place == place) is (what == "another task's")
+    if what == "beyond":
+        made.tasks[0].frames = -(1 << 30)
+    desk.send(made)
+    desk.work(reader)
+    failed, done = desk.records()
+    assert failed.outcome == Outcome.FAILED
+    error = error_of(failed)
+    assert isinstance(error, ProtocolError)
+    assert ("place 1073741824" if what == "beyond" else "task 1 are no longer") in str(error)
+    assert values([done]) == [30_000]
+
+
+def test_a_zygote_opens_the_shared_memory_for_its_workers(
+    arena: Arena, make_nursery: Callable[..., Nursery]
+) -> None:
+    nursery = make_nursery(arena=arena.path, arena_key=arena.key)
+    one, other = nursery.worker(), nursery.worker()
+    data = b"a" * 20_000
+    payload, frames = pack_call((data,), {})
+    for worker in (one, other):
+        (task,), functions, _ = nursery.pack([(tasks.double, data)])
+        lease = arena.put(task.id, frames)
+        assert lease is not None
+        task.frames = -lease.place
+        assert task.payload == payload
+        worker.process.give([codec.encode(Bundle([task], functions, []))], 1)
+        assert worker.outcome(task.id) == data * 2
+        found = worker.run(tasks.descriptors)
+        assert sum("memfd" in text for text in found.values()) == 1
+
+
+def test_a_zygote_that_cannot_open_it_goes_on(make_nursery: Callable[..., Nursery]) -> None:
+    nursery = make_nursery(arena="/proc/1/no-such-memory", arena_key=1)
+    assert nursery.worker().run(tasks.double, b"a" * 20_000) == b"a" * 40_000
 
 
 # ------------------------------------------------------------------------------------------------------------ claims

@@ -24,6 +24,7 @@ from throughway.protocol.messages import Task
 if TYPE_CHECKING:
     from throughway.executors.high_throughput import HighThroughputExecutor
     from throughway.serialize.functions import Entry
+    from throughway.transport.arena import Lease
 
 Result = TypeVar("Result")
 
@@ -90,7 +91,7 @@ class TaskFuture(Future[Result]):
         executor: HighThroughputExecutor,
         task: Task,
         entry: Entry | None,
-        frames: Sequence[memoryview],
+        frames: Sequence[memoryview] | Lease,
         retries: int,
     ) -> None:
         # The base's __init__ is left out on purpose: see above.
@@ -101,7 +102,7 @@ class TaskFuture(Future[Result]):
         self._executor: HighThroughputExecutor | None = executor
         self._task: Task | None = task
         self._entry: Entry | None = entry
-        self._frames = frames
+        self._frames: Sequence[memoryview] | Lease = frames
         self._retries = retries
         self.task_id: int = task.id
 

@@ -46,6 +46,7 @@ from throughway.serialize.payloads import pack_call
 
 if TYPE_CHECKING:
     from throughway.executors.journal import Journal
+    from throughway.transport.arena import Arena, Lease
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -206,6 +207,7 @@ class HighThroughputExecutor(Questions, Executor):
 
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
+        self._arena: Arena | None = None
         self._functions = FunctionTable(max_bytes=self.max_payload_bytes)
         self._lookup = self._functions.lookup
         documents.worker_document(self)  # refuses an initializer that cannot travel
@@ -263,6 +265,7 @@ class HighThroughputExecutor(Questions, Executor):
             )
             self._futures = self._run.reactor.futures
             self._outbox = self._run.reactor.outbox
+            self._arena = self._run.arena
             self._ready = True
 
     # --------------------------------------------------------------------------------------------------- submitting
@@ -272,7 +275,10 @@ class HighThroughputExecutor(Questions, Executor):
     ) -> TaskFuture[Result]:
         """Run ``fn(*args, **kwargs)`` on a worker; see `concurrent.futures.Executor.submit`.
 
-        Large arrays among the arguments are sent from where they are: do not change them before the future runs.
+        Arguments are pickled in this call; what changes afterwards does not reach the worker. The exceptions are large
+        arrays and bytearrays (`serialize.pickling.LARGE_FRAME_BYTES`). On one machine they too are copied in this
+        call, into memory that the workers share, as long as it has room; else, and to other machines, they are sent
+        from where they are: do not change them before the future is running, or with retries done.
         Arguments that cannot be pickled fail the future, not the call.
 
         Raises:
@@ -301,8 +307,10 @@ class HighThroughputExecutor(Questions, Executor):
         except errors.SerializationError as error:
             return self._failed(error)
         priority, walltime, retries, _ = specification
-        task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
-        future: TaskFuture[Result] = self._future(self, task, entry, frames or (), retries)
+        number = next(self._ids)
+        where, lasting = self._place(number, frames) if frames else (0, ())
+        task = Task(number, function.id, payload, where, priority, walltime)
+        future: TaskFuture[Result] = self._future(self, task, entry, lasting, retries)
         try:
             self._futures[task.id] = future
             self._outbox.append(task)
@@ -368,8 +376,10 @@ class HighThroughputExecutor(Questions, Executor):
             self._start_or_refuse()
         if len(self._futures) >= self.max_outstanding:
             self._wait_for_room()
-        task = Task(next(self._ids), function.id, payload, len(frames), priority, walltime)
-        future: TaskFuture[Result] = self._future(self, task, entry, frames or (), retries)
+        number = next(self._ids)
+        where, lasting = self._place(number, frames) if frames else (0, ())
+        task = Task(number, function.id, payload, where, priority, walltime)
+        future: TaskFuture[Result] = self._future(self, task, entry, lasting, retries)
         if key is not None:
             journal.submitted(key, future, label)
         try:
@@ -380,6 +390,11 @@ class HighThroughputExecutor(Questions, Executor):
             self._disown(task.id)
             raise
         return future
+
+    def _place(self, task: int, frames: list[memoryview]) -> tuple[int, Sequence[memoryview] | Lease]:
+        """Where a task's frames are, as `Task.frames` has it, and what keeps them there."""
+        lease = None if self._arena is None else self._arena.put(task, frames)
+        return (len(frames), frames) if lease is None else (-lease.place, lease)
 
     def _disown(self, task: int) -> None:
         """Forget a task whose `submit` was cut short, and have it killed should it be on its way: nobody could."""

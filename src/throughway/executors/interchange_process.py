@@ -26,7 +26,7 @@ class InterchangeProcess:
     """One interchange after the other, on the same listening socket and port, with the same keys.
 
     Args:
-        config: its document, without descriptors.
+        config: its document, without descriptors, but for that of shared memory, which is not closed here.
         listener: the listening Unix socket for managers of this machine; kept open until `close`, so that they find
             the next interchange where the former one was.
         output: the file that takes what it prints.
@@ -38,6 +38,7 @@ class InterchangeProcess:
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
         self._notes = -1
+        self._shared = [] if config.arena_descriptor is None else [config.arena_descriptor]
 
     @property
     def pid(self) -> int:
@@ -76,7 +77,7 @@ class InterchangeProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
-                    pass_fds=[theirs.fileno(), self._listener.fileno(), self._notes],
+                    pass_fds=[theirs.fileno(), self._listener.fileno(), self._notes, *self._shared],
                     start_new_session=True,
                     env=daemon_environment(),
                 )

@@ -50,7 +50,7 @@ class Outstanding(Protocol):
 
     _task: Any
     _entry: Any
-    _frames: Sequence[Any]
+    _frames: Any
     _retries: int
 
     def _set_running(self) -> None: ...
@@ -239,14 +239,14 @@ class ExecutorReactor:
                 if restarts and (task.id not in futures or self._is_second(task.id)):
                     continue
                 size += len(task.payload)
-                if task.function not in sent or task.frames:
+                if task.function not in sent or task.frames > 0:
                     future = futures.get(task.id)
                     if future is None:
                         continue
                     if task.function not in sent:
                         sent.add(task.function)
                         functions.append(future._entry.function)
-                    if task.frames:
+                    if task.frames > 0:
                         frames += future._frames
                         size += sum(frame.nbytes for frame in future._frames)
                 tasks.append(task)

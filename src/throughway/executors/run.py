@@ -20,9 +20,11 @@ from throughway.executors.interchange_process import InterchangeProcess, daemon_
 from throughway.executors.reactor import ExecutorReactor
 from throughway.executors.run_folder import RunFolder
 from throughway.executors.shell import ExecutorShell
+from throughway.manager.sizing import memory_available
 from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, write_configuration
 from throughway.protocol.identifiers import new_run_id
 from throughway.providers.interface import Provider
+from throughway.transport.arena import Arena
 from throughway.transport.unix import listening_socket
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Run:
             self.reactor.journal = journal
             journal.on_safe = self._on_safe
         self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end)
+        self.arena = None if self._networked else _shared_memory()
         listener: socket.socket | None = None
         try:
             self.controller = controller(
@@ -118,11 +121,17 @@ class Run:
                     config.certificates = self._certificates = self._make_certificates()
             # Whatever the managers' document refuses is refused here, not in the controller's thread.
             self._manager = manager(self)
+            if self.arena is not None:
+                config.arena_descriptor, config.arena_key = self.arena.descriptor, self.arena.key
+                self._manager.worker = msgspec.structs.replace(
+                    self._manager.worker, arena=self.arena.path, arena_key=self.arena.key
+                )
             self.shell.start(InterchangeProcess(config, listener, self.folder.path / "interchange.out"))
         except BaseException:
             self.shell.abandon()
             if listener is not None:
                 listener.close()
+            self._close_arena()
             self.folder.end()
             raise
         self.controller.start()
@@ -169,6 +178,8 @@ class Run:
 
     def _after_batch(self) -> None:
         self._on_batch()
+        if self.arena is not None and not self.reactor.futures:
+            self.arena.trim()
         if self.reactor.broken is not None or (self.ending and not self.reactor.futures):
             self.controller.begin_stop(STOP_SECONDS)
             self.shell.end()
@@ -181,7 +192,12 @@ class Run:
         finally:
             if self._journal is not None:
                 self._journal.close()
+            self._close_arena()
             self.folder.end()
+
+    def _close_arena(self) -> None:
+        if self.arena is not None:
+            self.arena.close()
 
     def _on_safe(self, mark: int) -> None:
         self.shell.request(lambda reactor: reactor.kept(mark, time.monotonic()))
@@ -213,6 +229,15 @@ def _listening_address(address: str) -> str:
                     continue
                 return str(target[0])
     return "::" if all(":" in number for number in numbers) else "*"
+
+
+def _shared_memory() -> Arena | None:
+    """Memory for large arguments; None where the system provides none, and they travel over sockets."""
+    try:
+        return Arena(memory=memory_available())
+    except OSError as error:
+        logger.info("there is no shared memory for large arguments: %s", error)
+        return None
 
 
 def _addresses(address: str | None) -> list[str]:

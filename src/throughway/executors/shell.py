@@ -1,7 +1,8 @@
 """The executor's thread and its interchange process: a wire and a clock around the reactor.
 
-Who submits sends, as long as nobody else does: a task goes out in the call that submits it, and further calls within
-`QUIET_SECONDS` only leave theirs in the outbox, for the next caller or the thread to send in one message.
+Who submits sends, as long as nobody else does: a task goes out in the call that submits it. Where more than a few are
+on their way, further calls within `QUIET_SECONDS` only leave theirs in the outbox, for the next caller or the thread to
+send in one message.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ logger = logging.getLogger("throughway.executor")
 
 QUIET_SECONDS = 0.001
 """How long after a message went out in a submitting call the next may."""
+
+FEW_TASKS = 4
+"""With no more tasks outstanding than this there is nothing to send together: each goes out at once."""
 
 MAX_BACKLOG_BYTES = 4 << 20
 """With more than this waiting for the interchange to read, tasks stay in the outbox."""
@@ -115,7 +119,8 @@ class ExecutorShell:
         """Tasks are in the outbox: send them now, or see to it that they are sent soon."""
         now = time.monotonic()
         sending = self._sending
-        if now - self._last_sent >= QUIET_SECONDS and not sending._is_owned():  # type: ignore[attr-defined]
+        quiet = now - self._last_sent >= QUIET_SECONDS or len(self._reactor.futures) <= FEW_TASKS
+        if quiet and not sending._is_owned():  # type: ignore[attr-defined]
             interrupt = DeferredInterrupt()
             try:
                 interrupt.begin()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import assert_never
+
+import msgspec
 
 from throughway.interchange import blocks, reports
 from throughway.interchange.actions import (
@@ -57,6 +59,8 @@ class InterchangeReactor:
         heartbeat_period: seconds of silence after which a heartbeat is sent.
         heartbeat_threshold: seconds of a manager's silence after which it is lost.
         reconnect_seconds: how long managers of a former interchange have to come back; the threshold by default.
+        arena: reads the frames at a place of the executor's shared memory that belong to a task, for managers whose
+            workers cannot.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class InterchangeReactor:
         heartbeat_period: float,
         heartbeat_threshold: float,
         reconnect_seconds: float | None = None,
+        arena: Callable[[int, int], Sequence[Buffer]] = lambda place, task: [],
     ) -> None:
         self.state = state
+        self._arena = arena
         self._python = python
         self._period = heartbeat_period
         self._threshold = heartbeat_threshold
@@ -129,7 +135,7 @@ class InterchangeReactor:
         at = 0
         fits = True
         for task in tasks:
-            if task.frames:
+            if task.frames > 0:
                 state.frames[task.id] = frames[at : at + task.frames]
                 at += task.frames
             if task.function not in functions:
@@ -825,8 +831,13 @@ class InterchangeReactor:
                 functions.append(state.functions[task.function])
                 state.knowers.setdefault(task.function, set()).add(manager)
             if task.frames:
-                frames += state.frames[task.id]
-                size += sum(map(len, state.frames[task.id]))
+                there = state.frames.get(task.id)
+                if there is None and not manager.hello.shares:
+                    there = self._arena(-task.frames, task.id)
+                    tasks[index] = msgspec.structs.replace(task, frames=len(there))
+                if there is not None:
+                    frames += there
+                    size += sum(map(len, there))
         forget = manager.forget
         if forget:
             manager.forget = []

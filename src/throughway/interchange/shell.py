@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from throughway.errors import ProtocolError
+from throughway.errors import ProtocolError, ThroughwayError
 from throughway.interchange.actions import EXECUTOR, Action, Disconnect, Exit, Forward, Note, Send
 from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import make_selector
@@ -24,6 +24,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
 from throughway.protocol.version import PROTOCOL_VERSION
+from throughway.transport.arena import ArenaReader
 from throughway.transport.assignments import GIVEN, AssignmentNotes, read_notes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
@@ -85,7 +86,9 @@ class InterchangeShell:
             reconnect_seconds=(
                 min(RECONNECT_SECONDS, config.heartbeat_threshold) if config.address is None else None
             ),
+            arena=self._read_arena,
         )
+        self._arena: ArenaReader | None = None
         self._notes: AssignmentNotes | None = None
         if config.notes_descriptor is not None:
             self._notes = AssignmentNotes(config.notes_descriptor, state.assignments)
@@ -110,6 +113,19 @@ class InterchangeShell:
         )
         self.port = listener.port
         self._add(listener)
+
+    def _read_arena(self, place: int, task: int) -> list[Buffer]:
+        """A task's frames in the memory that executor and workers share; none where they are not there any more."""
+        try:
+            if self._arena is None:
+                if self._config.arena_descriptor is None:
+                    raise ProtocolError(f"task {task} has its arguments in memory that nobody shares")
+                self._arena = ArenaReader(self._config.arena_descriptor, self._config.arena_key)
+            return self._arena.read(place, task)
+        except ThroughwayError as error:
+            # Its worker tells who waits for it, should anybody.
+            self._log.error("%s", error)
+            return []
 
     def _add(self, wire: Wire) -> None:
         wire.register(self._selector)

@@ -227,14 +227,15 @@ class ManagerReactor:
         for function in message.functions:
             state.functions[function.id] = function
         tasks = message.tasks
-        wanted = sum(map(_FRAMES, tasks))
+        counts = [count for count in map(_FRAMES, tasks) if count > 0]
+        wanted = sum(counts)
         if wanted != len(frames) or not {task.function for task in tasks} <= state.functions.keys():
             self._refuse(tasks)
             return
         if wanted:
             at = 0
             for task in tasks:
-                if task.frames:
+                if task.frames > 0:
                     state.frames[task.id] = frames[at : at + task.frames]
                     at += task.frames
         state.queue.push(tasks)
@@ -344,7 +345,7 @@ class ManagerReactor:
             if frames:
                 self.results.frame_counts[len(ended)] = len(frames)
                 self.results.frames += frames
-            if task.frames:
+            if task.frames > 0:
                 state.frames.pop(task_id, None)
             ended.append(task_id)
             outcomes.append(outcome)
@@ -746,7 +747,7 @@ class ManagerReactor:
             if task.function not in known:
                 known.add(task.function)
                 functions.append(state.functions[task.function])
-            if task.frames:
+            if task.frames > 0:
                 frames += state.frames[task.id]
                 bytes_given += sum(map(len, state.frames[task.id]))
         if not worker.pending:

@@ -43,9 +43,10 @@ from throughway.manager.supervision import WorkerProcess, ZygoteClient
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Bundle, Exited, Spawn, Spawned
-from throughway.protocol.configuration import ManagerConfig, read_configuration
+from throughway.protocol.configuration import ManagerConfig, WorkerConfig, read_configuration
 from throughway.protocol.identifiers import new_manager_id
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
+from throughway.transport.arena import ArenaReader
 from throughway.transport.assignments import GIVEN, AssignmentNotes, new_notes
 from throughway.transport.interface import Arrival, Closed, Opened
 from throughway.transport.poller import Poller
@@ -90,14 +91,16 @@ class ManagerShell:
         self._id = new_manager_id()
         self._folder = Path(config.folder) / str(self._id)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._worker_config = config.worker
+        self._worker_config = self._with_arena(config.worker)
         self._given = -1
         if config.socket is None:
             # The zygote outlives this process, and has the notes read by whom it starts then.
             self._given = new_notes()
             # On one machine the end of the connection tells.
             obituary = [sys.executable, "-P", "-m", "throughway.manager.obituary", document, str(self._id)]
-            self._worker_config = msgspec.structs.replace(config.worker, obituary=obituary, given=self._given)
+            self._worker_config = msgspec.structs.replace(
+                self._worker_config, obituary=obituary, given=self._given
+            )
         self._zygote = ZygoteClient(self._worker_config, fork)
         if config.socket is not None:
             self._given = new_notes()
@@ -187,6 +190,16 @@ class ManagerShell:
             writer.close()
         return self._exit
 
+    def _with_arena(self, config: WorkerConfig) -> WorkerConfig:
+        """The workers' document, without the executor's shared memory where it cannot be had."""
+        if config.arena:
+            try:
+                ArenaReader(config.arena, config.arena_key).close()
+            except TransportError as error:
+                self._log.warning("%s: large arguments come over the socket", error)
+                return msgspec.structs.replace(config, arena="")
+        return config
+
     def _greet(self) -> None:
         from throughway import __version__
 
@@ -207,6 +220,7 @@ class ManagerShell:
             ends_in=None if self._drain_at is None else max(0.0, self._drain_at - time.monotonic()),
             log=str(self._folder),
             given=self._given if config.socket is not None else -1,
+            shares=bool(self._worker_config.arena),
         )
         self._wire.send(self._peer, [codec.encode(self._reactor.hello(hello))])
 

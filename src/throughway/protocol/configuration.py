@@ -31,6 +31,9 @@ class InterchangeConfig(msgspec.Struct, forbid_unknown_fields=True):
     """inherited end of the socket pair to the executor"""
     notes_descriptor: int | None = None
     """inherited memory for notes of assignments (`transport.assignments`); None for none"""
+    arena_descriptor: int | None = None
+    """inherited memory in which the executor puts large arguments (`transport.arena`); None for none"""
+    arena_key: int = 0
     local_descriptor: int | None = None
     """inherited listening Unix socket for managers and observers of this machine"""
     address: str | None = None
@@ -62,6 +65,9 @@ class WorkerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """command that a zygote starts when its manager has died without ending it; empty for none"""
     given: int = -1
     """descriptor of the manager's notes of what it has given to workers, which becomes that command's standard input"""
+    arena: str = ""
+    """path of the memory in which the executor puts large arguments (`transport.arena`); empty for none"""
+    arena_key: int = 0
     debug: bool = False
 
 

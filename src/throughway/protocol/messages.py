@@ -35,7 +35,8 @@ class Function(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Task(msgspec.Struct, array_like=True, gc=False):
     """A call: which function, its pickled arguments, and what routing must know about it.
 
-    ``frames`` counts the large payload frames (protocol-5 buffers) that follow the header for this task;
+    ``frames`` counts the large payload frames (protocol-5 buffers) that follow the header for this task. Where it is
+    less than 0, none follow: it is minus their place in the memory that executor and workers share (`transport.arena`).
     ``walltime`` is in seconds, 0 for none; a lower ``priority`` runs sooner.
     """
 
@@ -189,6 +190,8 @@ class ManagerHello(msgspec.Struct, tag="manager"):
     given: int = -1
     """its descriptor of the notes of what it has given to workers (`transport.assignments`), for an interchange on the
     same machine to read once it is dead; -1 for none"""
+    shares: bool = False
+    """whether its workers read the executor's shared memory (`transport.arena`): others are sent what is there"""
 
 
 class Results(msgspec.Struct, array_like=True, tag=6):

@@ -2,13 +2,16 @@
 
 The payload is a pickle (protocol 5) that rides in a batch. Buffers of at least `LARGE_FRAME_BYTES` (numpy
 arrays and everything else that offers protocol-5 buffers, and ``bytes`` or ``bytearray`` that are arguments
-or results themselves) become frames that are views of the user's own memory, so that nothing is copied
-before it is sent.
+or results themselves) become frames that are views of the user's own memory: nothing is copied here.
 
-So a large mutable argument must not be changed between ``submit`` and the moment in which its future is
-running or
-done: the worker might see either state, as with `concurrent.futures.ProcessPoolExecutor`, which pickles
-later in a thread of its own. Everything below `LARGE_FRAME_BYTES` is copied at ``submit``.
+What becomes of the frames of arguments is the executor's affair. Where it shares memory with its workers
+(`transport.arena`: all of it on one machine) and that has room for all frames of the task, they are copied
+into it within ``submit``: what is changed afterwards does not reach the worker, nor a retry. Elsewhere, and
+for a task that has no room, they are sent from where they are, and sent again for a retry. Since nobody can
+tell which it was, a large mutable argument must not be changed between ``submit`` and the moment in which
+its future is running, or with retries done: the worker might see either state, as with
+`concurrent.futures.ProcessPoolExecutor`, which pickles later in a thread of its own. Everything below
+`LARGE_FRAME_BYTES` is copied at ``submit``.
 
 Large ``bytes`` are recognised as an argument, as the result, and as an item of a result that is a short
 tuple, list or dict; deeper ones travel inside the payload, which costs two copies more.
@@ -63,6 +66,10 @@ def restore_bytearray(buffer: Buffer) -> bytearray:
     return buffer if type(buffer) is bytearray else bytearray(buffer)
 
 
+ONE_LARGE = dump((LargeBytes(bytes(LARGE_FRAME_BYTES)),), [])
+"""The payload of a call with large ``bytes`` as its only argument: they themselves are the frame."""
+
+
 def pack_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = "", max_bytes: int | None = None
 ) -> tuple[bytes, list[memoryview]]:
@@ -92,6 +99,11 @@ def pack_call(
                 raise too_large(f"the arguments{_of(name)}", len(payload), max_bytes)
             return payload, []
     frames: list[memoryview] = []
+    if not kwargs and len(args) == 1 and type(args[0]) is bytes and len(args[0]) >= LARGE_FRAME_BYTES:
+        frames.append(memoryview(args[0]))
+        if max_bytes is not None:
+            _check_size(ONE_LARGE, frames, max_bytes, f"the arguments{_of(name)}")
+        return ONE_LARGE, frames
     try:
         if (wrapped := _wrap((*args, *kwargs.values()))) is None:
             payload = dump([args, kwargs] if kwargs else args, frames)
@@ -137,10 +149,14 @@ def pack_result(
 
 
 def unpack_call(
-    payload: Buffer, frames: Sequence[Buffer] = (), *, name: str = ""
+    payload: Buffer, frames: Sequence[Buffer] = (), *, name: str = "", owned: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and the named arguments of a call. Frames may become the memory of arrays: do not
     reuse them.
+
+    Args:
+        name: The function's name, for messages.
+        owned: Each frame is read-only exactly where it was with its sender, and nobody else's.
 
     Raises:
         MissingModule: an argument needs a module that cannot be imported here.
@@ -149,7 +165,10 @@ def unpack_call(
     if payload == NO_ARGUMENTS:
         return (), {}
     try:
-        call = _loads(payload, buffers=_writable(frames)) if frames else _loads(payload)
+        if frames:
+            call = _loads(payload, buffers=frames if owned else _writable(frames))
+        else:
+            call = _loads(payload)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -12,12 +12,14 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from throughway.errors import ProtocolError
 from throughway.protocol.bundles import Bundle, Mark, Stop, ToWorker
 from throughway.protocol.configuration import WorkerConfig
 from throughway.protocol.messages import Function, Outcome, Task
 from throughway.serialize.exceptions import ExceptionContext, pack_exception
 from throughway.serialize.functions import load_function
 from throughway.serialize.payloads import pack_result, unpack_call
+from throughway.transport.arena import ArenaReader
 from throughway.transport.framing import Unframer
 from throughway.transport.interface import Buffer
 from throughway.transport.records import HEAD, pack_record
@@ -113,10 +115,21 @@ class WorkerChannel:
 
 
 class Worker:
-    """Runs the tasks that come over a channel until the manager closes it or says stop."""
+    """Runs the tasks that come over a channel until the manager closes it or says stop.
 
-    def __init__(self, channel: WorkerChannel, config: WorkerConfig, context: ExceptionContext) -> None:
+    Args:
+        arena: the executor's shared memory, in which tasks may have their large arguments; None for none.
+    """
+
+    def __init__(
+        self,
+        channel: WorkerChannel,
+        config: WorkerConfig,
+        context: ExceptionContext,
+        arena: ArenaReader | None = None,
+    ) -> None:
         self._channel = channel
+        self._arena = arena
         self._config = config
         self._context = context
         self._functions: dict[int, Function] = {}
@@ -178,8 +191,12 @@ class Worker:
                 self._spend(index)
                 self._mark(Mark.DISCARDED)
                 return
-            outcome, payload, large = run_task(task, frames[at : at + task.frames] if task.frames else ())
-            at += task.frames
+            count = task.frames
+            if count > 0:
+                outcome, payload, large = run_task(task, frames[at : at + count])
+                at += count
+            else:
+                outcome, payload, large = run_task(task, ())
             ended = clock()
             if large:
                 write(pack_record(task.id, outcome, ended - began, payload, large))
@@ -202,7 +219,10 @@ class Worker:
             function = self._loaded.get(task.function)
             if function is None:
                 function = self._load(task.function)
-            args, kwargs = unpack_call(task.payload, frames)
+            if task.frames < 0:
+                args, kwargs = unpack_call(task.payload, self._shared_frames(task), owned=True)
+            else:
+                args, kwargs = unpack_call(task.payload, frames)
             outcome = _EXCEPTION
             value = function(*args, **kwargs)
             outcome = _FAILED
@@ -212,6 +232,13 @@ class Worker:
             self._exit(error)
         except BaseException as error:
             return outcome, self._packed(error, task), ()
+
+    def _shared_frames(self, task: Task) -> list[Buffer]:
+        if self._arena is None:
+            raise ProtocolError(
+                f"the arguments of task {task.id} are in memory that this worker does not share"
+            )
+        return self._arena.read(-task.frames, task.id)
 
     def _load(self, number: int) -> Callable[..., Any]:
         function = self._loaded[number] = load_function(self._functions[number].payload)

@@ -22,9 +22,11 @@ from collections.abc import Sequence
 import msgspec
 from setproctitle import setproctitle
 
+from throughway.errors import TransportError
 from throughway.protocol.bundles import Dismissal, Exited, FromZygote, Setup, Spawn, Spawned, ToZygote
 from throughway.protocol.configuration import WorkerConfig
 from throughway.serialize.exceptions import ExceptionContext
+from throughway.transport.arena import ArenaReader
 from throughway.worker.loop import Worker, WorkerChannel, flush
 
 _PR_SET_PDEATHSIG = 1
@@ -46,6 +48,7 @@ class Zygote:
         """whether the manager has said that it ends"""
         self._herald = 0
         """the process that tells of the manager's death"""
+        self._arena: ArenaReader | None = None
         self._setup = bytearray()
         self._unsent: deque[bytes] = deque()
         self._workers: dict[int, int] = {}
@@ -123,6 +126,12 @@ class Zygote:
         config = self._config
         known = set(sys.path)
         sys.path[:0] = [entry for entry in config.sys_path if entry not in known]
+        if config.arena:
+            # Once for all workers, which inherit it.
+            try:
+                self._arena = ArenaReader(config.arena, config.arena_key)
+            except TransportError as error:
+                print(error, file=sys.stderr)
         if config.working_directory:
             try:
                 os.chdir(config.working_directory)
@@ -187,7 +196,7 @@ class Zygote:
         os.register_at_fork(after_in_child=channel.abandon)
         context = ExceptionContext(host=order.host, manager=order.manager, worker=order.slot, log=order.log)
         try:
-            return Worker(channel, self._config, context).run()
+            return Worker(channel, self._config, context, self._arena).run()
         except OSError:
             if not channel.abandoned:
                 raise
