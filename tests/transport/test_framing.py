@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.transport.ends import resident_bytes
 from throughway.errors import ProtocolError, TransportError
-from throughway.transport import framing
-from throughway.transport.framing import DIRECT_BYTES, LAZY_BYTES, Unframer, frame_bytes, preamble
+from throughway.transport import buffers
+from throughway.transport.buffers import LAZY_BYTES
+from throughway.transport.framing import DIRECT_BYTES, Unframer, frame_bytes, preamble
 from throughway.transport.interface import MAX_FRAMES
 
 Messages = list[list[bytes]]
@@ -88,7 +89,7 @@ def test_a_large_frame_is_read_into_a_buffer_of_its_own() -> None:
 
 
 def test_a_frame_beyond_the_heap_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "LAZY_BYTES", DIRECT_BYTES)
+    monkeypatch.setattr(buffers, "LAZY_BYTES", DIRECT_BYTES)
     content = os.urandom(3 * DIRECT_BYTES)
     stream = stream_of([[b"before"], [b"header", content, content], [b"behind"]])
     assert unframe(Unframer(), stream, list(range(0, len(stream), 50_000))) == [

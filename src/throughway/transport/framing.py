@@ -6,11 +6,11 @@ manager's pipes to and from its workers.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Sequence
 
 from throughway.errors import ProtocolError, TransportError
+from throughway.transport.buffers import frame_buffer
 from throughway.transport.interface import MAX_FRAMES, MAX_MESSAGE_BYTES, Buffer
 
 _one = struct.Struct("<IQ")
@@ -21,10 +21,6 @@ _TWO_BYTES = _two.size
 
 DIRECT_BYTES = 1 << 17
 """A frame with at least this much still to come is read straight into its own buffer."""
-
-LAZY_BYTES = 1 << 25
-"""A frame of at least this size is read into pages that the kernel only provides as they fill, so that announcing a
-huge frame costs its sender as many bytes as it costs the reader. Below, reusing the heap is faster."""
 
 
 def preamble(frames: Sequence[Buffer]) -> bytes:
@@ -45,17 +41,6 @@ def preamble(frames: Sequence[Buffer]) -> bytes:
 def frame_bytes(frame: Buffer) -> int:
     """The size of a frame in bytes (`len` of a memoryview counts its items)."""
     return frame.nbytes if isinstance(frame, memoryview) else len(frame)
-
-
-def _frame_buffer(length: int) -> bytearray | memoryview:
-    if length < LAZY_BYTES:
-        return bytearray(length)
-    try:
-        return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    except (OSError, OverflowError, ValueError) as error:
-        raise ProtocolError(
-            f"a frame of {length} bytes was announced, and there is no memory for it"
-        ) from error
 
 
 class Unframer:
@@ -129,7 +114,7 @@ class Unframer:
                     continue
                 short = True
                 if length - (end - at) >= DIRECT_BYTES:
-                    buffer = _frame_buffer(length)
+                    buffer = frame_buffer(length)
                     have = end - at
                     buffer[:have] = view[at:end]
                     frames.append(buffer)

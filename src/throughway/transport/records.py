@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from throughway.errors import ProtocolError
+from throughway.transport.buffers import frame_buffer
 from throughway.transport.interface import MAX_FRAMES, Buffer
 
 HEAD = struct.Struct("<QQfIB")
@@ -113,7 +115,7 @@ class RecordReader:
                 break
             try:
                 large = _LargeRecord(task, outcome, seconds, length, lengths)
-            except (MemoryError, OverflowError):
+            except (MemoryError, OverflowError, ProtocolError):
                 self._fail(f"wrote the head of a record of {total} bytes, for which there is no memory")
                 return
             at = body + large.fill(memoryview(data)[body:])
@@ -133,8 +135,8 @@ class _LargeRecord:
 
     def __init__(self, task: int, outcome: int, seconds: float, length: int, lengths: Sequence[int]) -> None:
         self._head = (task, outcome, seconds)
-        self._buffers = [bytearray(length), *[bytearray(length) for length in lengths]]
-        self._views = [memoryview(buffer) for buffer in self._buffers if buffer]
+        self._buffers = [bytearray(length), *map(frame_buffer, lengths)]
+        self._views = [memoryview(buffer) for buffer in self._buffers if len(buffer)]
 
     @property
     def complete(self) -> bool:
