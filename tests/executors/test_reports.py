@@ -252,14 +252,14 @@ def test_a_task_that_waits_at_a_manager(runs: Path, hold: Hold) -> None:
 
 
 def test_a_task_that_is_still_here(runs: Path) -> None:
-    """The interchange does not read, so what is large stays with the executor."""
+    """The interchange does not read, so what is large, and not in shared memory, stays with the executor."""
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         assert executor.submit(tasks.add, 1).result(timeout=20) == 1
         assert executor._run is not None
         interchange = executor._run.shell.interchange_pid
         os.kill(interchange, signal.SIGSTOP)
         try:
-            large = [executor.submit(len, os.urandom(3 << 20)) for _ in range(4)]
+            large = [executor.submit(len, "large" * (1 << 20)) for _ in range(4)]
             last = executor.submit(tasks.add, 2)
             explanation = executor.explain(last)
             assert (explanation.state, explanation.function) == ("at the executor", "add")
@@ -267,7 +267,7 @@ def test_a_task_that_is_still_here(runs: Path) -> None:
             assert explanation.ahead >= 1
         finally:
             os.kill(interchange, signal.SIGCONT)
-        assert [future.result(timeout=20) for future in large] == [3 << 20] * 4
+        assert [future.result(timeout=20) for future in large] == [5 << 20] * 4
         assert last.result(timeout=20) == 2
 
 

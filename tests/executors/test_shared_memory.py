@@ -6,6 +6,7 @@ import errno
 import itertools
 import operator
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -561,6 +562,26 @@ def test_a_system_that_has_none(
         executor = make()
     assert executor._arena is None
     assert "no shared memory for large arguments" in caplog.text
+    assert executor.submit(len, bytes(LARGE)).result(timeout=20) == LARGE
+
+
+def test_a_limit_of_the_address_space_is_not_used_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = resource.getrlimit
+
+    def limited(kind: int) -> tuple[int, int]:
+        return (1 << 28, 1 << 28) if kind == resource.RLIMIT_AS else get(kind)
+
+    monkeypatch.setattr(resource, "getrlimit", limited)
+    assert arena_of(make())._units * UNIT_BYTES <= (1 << 28) // arena_module.MEMORY_SHARE
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_of_the_users_process_has_nothing_of_it(executor: HighThroughputExecutor) -> None:
+    child = os.fork()
+    if not child:
+        os._exit(len(arena_traces()))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
     assert executor.submit(len, bytes(LARGE)).result(timeout=20) == LARGE
 
 

@@ -8,6 +8,7 @@ import gc
 import mmap
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -586,6 +587,34 @@ def test_a_forked_child_that_drops_leases_does_not_disturb_its_parent(
         assert reader.read(lease.place, task) == [data_of(task, 20_000)]
 
 
+def test_a_forked_child_lets_go_of_it_whoever_had_the_lock(arena: Arena, reader: ArenaReader) -> None:
+    lease = put(arena, 1, 20_000)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with arena._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        arena.forsake()
+        maps = Path("/proc/self/maps").read_text().count("throughway-arena")
+        left = arena.put(2, [memoryview(bytes(20_000))]) is None
+        # The reader's own mapping is the only one.
+        os._exit(0 if maps == 1 and left else 1)
+    done.set()
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert reader.read(lease.place, 1) == [data_of(1, 20_000)]
+    assert put(arena, 2, 20_000).place != lease.place
+
+
 @pytest.mark.parametrize("units", [UNITS, 8])
 def test_threads_that_put_at_once(make_arena: MakeArena, units: int) -> None:
     arena, reader = make_arena(units * UNIT_BYTES)
@@ -801,6 +830,12 @@ TestArenaAgainstModel = ArenaMachine.TestCase
 TestArenaAgainstModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
+def trim(arena: arena_module.Arena) -> None:
+    """Nothing has been left for long."""
+    arena.trim(0.0)
+    arena.trim(arena_module.IDLE_SECONDS)
+
+
 class TestTrimming:
     """Memory that was used is given back once no task is left, but for a part."""
 
@@ -821,7 +856,7 @@ class TestTrimming:
         assert lease is not None
         assert self.used(arena) >= 32 * UNIT_BYTES
         del lease
-        arena.trim()
+        trim(arena)
         assert self.used(arena) <= empty + 5 * UNIT_BYTES
         arena.sanity_check()
 
@@ -832,7 +867,7 @@ class TestTrimming:
         assert other is not None
         before = self.used(arena)
         del one
-        arena.trim()
+        trim(arena)
         assert self.used(arena) == before
         assert ArenaReader(arena.path, arena.key).read(other.place, 2) == [data]
 
@@ -843,16 +878,54 @@ class TestTrimming:
             assert lease is not None
             assert ArenaReader(arena.path, arena.key).read(lease.place, number) == [data]
             del lease
-            arena.trim()
+            trim(arena)
+
+    def test_it_is_not_given_back_between_two_tasks(self, arena: arena_module.Arena) -> None:
+        before = 0
+        for moment in range(5):
+            lease = arena.put(moment, [memoryview(bytes(32 * UNIT_BYTES))])
+            assert lease is not None
+            before = self.used(arena)
+            del lease
+            arena.trim(float(moment))
+            arena.trim(moment + 0.99 * arena_module.IDLE_SECONDS)
+            assert self.used(arena) == before
+        arena.trim(4.0 + arena_module.IDLE_SECONDS)
+        assert self.used(arena) < before
 
     def test_a_little_is_kept(self, arena: arena_module.Arena) -> None:
         lease = arena.put(1, [memoryview(bytes(UNIT_BYTES))])
         before = self.used(arena)
         del lease
-        arena.trim()
+        trim(arena)
         assert self.used(arena) == before
 
     def test_after_the_end(self, arena: arena_module.Arena) -> None:
         arena.put(1, [memoryview(bytes(32 * UNIT_BYTES))])
         arena.close()
-        arena.trim()
+        trim(arena)
+
+    def test_a_system_that_takes_nothing_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[int] = []
+
+        class Stubborn(mmap.mmap):
+            def madvise(self, option: int, *arguments: int) -> None:
+                asked.append(option)
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(arena_module, "KEPT_BYTES", 4 * UNIT_BYTES)
+        with monkeypatch.context() as patches:
+            patches.setattr(mmap, "mmap", Stubborn)
+            stubborn = arena_module.Arena(64 * UNIT_BYTES)
+        data = os.urandom(32 * UNIT_BYTES)
+        try:
+            for task in (1, 2, 3):
+                lease = stubborn.put(task, [memoryview(data)])
+                assert lease is not None
+                assert ArenaReader(stubborn.path, stubborn.key).read(lease.place, task) == [data]
+                del lease
+                trim(stubborn)
+                stubborn.sanity_check()
+        finally:
+            stubborn.close()
+        assert asked == [mmap.MADV_REMOVE], "it is not asked again and again"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import mmap
+import os
 import threading
 from collections.abc import Iterator
 
@@ -101,3 +104,35 @@ def test_each_thread_has_its_own() -> None:
 def test_what_cannot_be_had_is_said() -> None:
     with pytest.raises(ProtocolError, match="a frame of 4611686018427387904 bytes was announced"):
         frame_buffer(1 << 62)
+
+
+def test_what_is_kept_without_a_use_goes_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame_buffer(LAZY_BYTES)
+    used = frame_buffer(LAZY_BYTES)
+    make = mmap.mmap
+
+    def short(*arguments: int, **options: int) -> mmap.mmap:
+        if buffers._kept.buffers:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(mmap, "mmap", short)
+    used[0] = 5
+    large = frame_buffer(3 * LAZY_BYTES)
+    large[-1] = 7
+    assert used[0] == 5
+    assert len(buffers._kept.buffers) == 1
+
+
+def test_a_worker_keeps_none() -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        buffers.keep_none()
+        frame_buffer(LAZY_BYTES)
+        seen.append(len(buffers._kept.buffers))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [0]

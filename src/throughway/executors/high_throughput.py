@@ -574,7 +574,7 @@ class HighThroughputExecutor(Questions, Executor):
         if run is None:
             return
         _inherited.append(run)
-        run.shell.forsake()
+        run.forsake()
         error = RuntimeError(self._refusal(""))
         for future in run.reactor.futures.values():
             future._fail_in_child(error)

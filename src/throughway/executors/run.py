@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import sys
 import time
@@ -179,7 +180,7 @@ class Run:
     def _after_batch(self) -> None:
         self._on_batch()
         if self.arena is not None and not self.reactor.futures:
-            self.arena.trim()
+            self.arena.trim(time.monotonic())
         if self.reactor.broken is not None or (self.ending and not self.reactor.futures):
             self.controller.begin_stop(STOP_SECONDS)
             self.shell.end()
@@ -194,6 +195,12 @@ class Run:
                 self._journal.close()
             self._close_arena()
             self.folder.end()
+
+    def forsake(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self.shell.forsake()
+        if self.arena is not None:
+            self.arena.forsake()
 
     def _close_arena(self) -> None:
         if self.arena is not None:
@@ -233,8 +240,13 @@ def _listening_address(address: str) -> str:
 
 def _shared_memory() -> Arena | None:
     """Memory for large arguments; None where the system provides none, and they travel over sockets."""
+    memory = memory_available()
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY:
+        # It takes its size of what this process and each worker may address, used or not.
+        memory = min(memory, addresses)
     try:
-        return Arena(memory=memory_available())
+        return Arena(memory=memory)
     except OSError as error:
         logger.info("there is no shared memory for large arguments: %s", error)
         return None

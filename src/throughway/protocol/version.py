@@ -1,7 +1,8 @@
 """The protocol's version and the rule by which two processes decide whether they can talk.
 
-Rule: a change that adds a trailing field with a default to a message keeps `PROTOCOL_VERSION`; any other change to
-`messages` raises it. Processes of different versions refuse one another in the hello, with the reason, and never later.
+Rule: a change that adds a trailing field with a default to a message keeps `PROTOCOL_VERSION`, and so does one that
+only reaches those who asked for it in their hello; any other change to `messages` raises it. Processes of different
+versions refuse one another in the hello, with the reason, and never later.
 """
 
 from __future__ import annotations

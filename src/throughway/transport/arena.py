@@ -36,6 +36,9 @@ MEMORY_SHARE = 8
 KEPT_BYTES = 1 << 28
 """How much of the memory that it has used an arena keeps while no task is left."""
 
+IDLE_SECONDS = 0.5
+"""How long no task must have been left before the rest is given back: to have it again costs more than to keep it."""
+
 UNIT_BYTES = 1 << 14
 """The smallest slot: that of one frame of `serialize.pickling.LARGE_FRAME_BYTES`. A place is a unit, counted from 1."""
 
@@ -121,6 +124,11 @@ class Arena:
         """1 for each unit of which the pages are there"""
         self._reached = 0
         """where the last of those units ends"""
+        self._used = False
+        """whether anything was put since `trim` was called"""
+        self._idle_since = 0.0
+        self._trims = True
+        """whether the system takes pages back, as far as is known"""
         self._closed = False
 
     @property
@@ -173,10 +181,18 @@ class Arena:
             raise
         return lease
 
-    def trim(self) -> None:
-        """Give back what was used beyond `KEPT_BYTES`, if all is free. To be called when no task is left."""
+    def trim(self, now: float) -> None:
+        """Give back what was used beyond `KEPT_BYTES`, if all is free and was so at a call `IDLE_SECONDS` ago.
+
+        To be called when no task is left, with the moment in seconds.
+        """
         kept = KEPT_BYTES // UNIT_BYTES
-        if self._reached <= kept:
+        if self._reached <= kept or not self._trims:
+            return
+        if self._used:
+            self._used = False
+            self._idle_since = now
+        if now - self._idle_since < IDLE_SECONDS:
             return
         with self._lock:
             if self._closed:
@@ -188,7 +204,12 @@ class Arena:
             self._came_back = 0
             self._join()
             start = self._base + kept * UNIT_BYTES
-            self._map.madvise(mmap.MADV_REMOVE, start, self._base + self._reached * UNIT_BYTES - start)
+            try:
+                self._map.madvise(mmap.MADV_REMOVE, start, self._base + self._reached * UNIT_BYTES - start)
+            except OSError:
+                # Where the process has locked its memory (mlockall), and in some sandboxes. All is kept from now on.
+                self._trims = False
+                return
             self._provided[kept : self._reached] = bytes(self._reached - kept)
             self._reached = kept
 
@@ -201,10 +222,17 @@ class Arena:
                 self._map.close()
                 os.close(self._descriptor)
 
+    def forsake(self) -> None:
+        """In a forked child: let go of the parent's memory, or it would be there for as long as the child is."""
+        # Another thread of the parent may have had the lock; it is not here.
+        self._lock = threading.RLock()
+        self.close()
+
     def _take(self, count: int) -> tuple[int, int] | None:
         """A slot of at least so many units, as the power of two that it has, and its first; under the lock."""
         if self._closed:
             return None
+        self._used = True
         self._collect()
         free = self._free
         power = (count - 1).bit_length()

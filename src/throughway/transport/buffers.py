@@ -32,6 +32,7 @@ class _Kept(threading.local):
     def __init__(self) -> None:
         self.buffers: list[mmap.mmap] = []
         """the one that was given out last is the last"""
+        self.wanted = True
 
 
 _kept = _Kept()
@@ -50,19 +51,34 @@ def frame_buffer(length: int) -> bytearray | memoryview:
         if length <= len(buffers[index]) <= 2 * length and _references(buffers, index) == _ALONE:
             buffers.append(buffers.pop(index))
             return memoryview(buffers[-1])[:length]
+    size = -(-length // _GRAIN_BYTES) * _GRAIN_BYTES
     try:
-        size = -(-length // _GRAIN_BYTES) * _GRAIN_BYTES
-        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            buffer = _pages(size)
+        except OSError:
+            # What is kept without a use may be what is missing.
+            buffers.clear()
+            buffer = _pages(size)
     except (OSError, OverflowError, ValueError) as error:
         raise ProtocolError(
             f"a frame of {length} bytes was announced, and there is no memory for it"
         ) from error
-    if size <= KEPT_BYTES:
+    if size <= KEPT_BYTES and _kept.wanted:
         buffers.append(buffer)
         while len(buffers) > KEPT_BUFFERS or sum(map(len, buffers)) > KEPT_BYTES:
             # Whoever uses it still has it; then it is gone.
             del buffers[0]
     return memoryview(buffer)[:length]
+
+
+def keep_none() -> None:
+    """Remember none in this thread: for workers, of which there may be many, and whose memory is for tasks."""
+    _kept.buffers.clear()
+    _kept.wanted = False
+
+
+def _pages(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _references(buffers: list[mmap.mmap], index: int) -> int:

@@ -27,6 +27,7 @@ from throughway.protocol.bundles import Dismissal, Exited, FromZygote, Setup, Sp
 from throughway.protocol.configuration import WorkerConfig
 from throughway.serialize.exceptions import ExceptionContext
 from throughway.transport.arena import ArenaReader
+from throughway.transport.buffers import keep_none
 from throughway.worker.loop import Worker, WorkerChannel, flush
 
 _PR_SET_PDEATHSIG = 1
@@ -192,6 +193,7 @@ class Zygote:
             os.sched_setaffinity(0, order.affinity)
         setproctitle(order.title)
         _reseed()
+        keep_none()
         channel = WorkerChannel(order.worker, *descriptors)
         os.register_at_fork(after_in_child=channel.abandon)
         context = ExceptionContext(host=order.host, manager=order.manager, worker=order.slot, log=order.log)
