@@ -116,8 +116,8 @@ def role(process: Process, *, client: int, workers: frozenset[int]) -> str:
     if process.pid in workers:
         return "worker"
     title = " ".join(process.command)
-    if title.startswith("throughway: "):
-        return title.split()[1].rstrip(":")
+    if title.startswith("throughway-"):
+        return title.split()[0].partition("-")[2]
     for sign, name in _SIGNS:
         if sign in title:
             return name

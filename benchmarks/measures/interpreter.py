@@ -16,4 +16,6 @@ def measure(root: int, *, repeats: int) -> dict[str, Any]:
         began = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import concurrent.futures"], check=True)
         times.append(time.perf_counter() - began)
-    return {"seconds": {"total": statistics.median(times[1:])}}
+    took = statistics.median(times[1:])
+    # What it stands against is either of these: there is no constructor here that could be left out.
+    return {"seconds": {"total": took, "start_and_first": took}}
