@@ -30,7 +30,7 @@ from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
 
-QUIET_SECONDS = 0.001
+QUIET_SECONDS = 0.002
 """How long after a message went out in a submitting call the next may."""
 
 FEW_TASKS = 4
