@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.providers.batch_cases import BatchCases
-from tests.providers.conformance import System, impostor, jobs
+from tests.providers.conformance import Jobs, System, impostor, jobs
 from tests.providers.fakes.cluster import FakeCluster
 from throughway.errors import ConfigurationError
 from throughway.providers.command import CommandResult
@@ -44,6 +45,12 @@ class TestHTCondor(BatchCases):
         assert (status.state, status.exit_code) == (JobState.FAILED, 4)
         assert status.tail().stdout == "1"
         assert [Path(f"{spec.stdout}.{index}").read_text() for index in range(3)] == ["0\n", "1\n", "2\n"]
+
+    def test_the_history_tells_of_a_job_whose_script_wrote_nothing(self, jobs: Jobs) -> None:
+        provider = jobs.provider()
+        (job,) = jobs.submit(provider, jobs.spec("sleep", "1000"))
+        subprocess.run(["condor_rm", "-forcex", job], check=True, capture_output=True)
+        assert "condor_rm" in jobs.ended(provider, [job])[job].message
 
     def test_variables_of_the_jobs(self, system: System, tmp_path: Path) -> None:
         provider = system.make(environment={"SITE": "a 'b'"})

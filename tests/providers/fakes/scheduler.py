@@ -401,7 +401,9 @@ def condor_ads(job: Job) -> list[dict[str, object]]:
 
 
 def condor_list(arguments: list[str], history: bool) -> int:
-    ids = [word for word in arguments if word.isdigit() and arguments[arguments.index(word) - 1] != "-limit"]
+    # The job may have the same number as the limit.
+    before = ["", *arguments]
+    ids = [word for last, word in zip(before, arguments, strict=False) if word.isdigit() and last != "-limit"]
     found = [job for job in jobs() if job.ended == history] if history else jobs()
     if not history:
         found = [job for job in found if not (job.ended and job.deleted)]
