@@ -227,8 +227,7 @@ class ManagerReactor:
         for function in message.functions:
             state.functions[function.id] = function
         tasks = message.tasks
-        counts = [count for count in map(_FRAMES, tasks) if count > 0]
-        wanted = sum(counts)
+        wanted = sum([count for count in map(_FRAMES, tasks) if count > 0])
         if wanted != len(frames) or not {task.function for task in tasks} <= state.functions.keys():
             self._refuse(tasks)
             return
