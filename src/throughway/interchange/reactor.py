@@ -830,14 +830,15 @@ class InterchangeReactor:
                 known.add(task.function)
                 functions.append(state.functions[task.function])
                 state.knowers.setdefault(task.function, set()).add(manager)
-            if task.frames:
-                there = state.frames.get(task.id)
-                if there is None and not manager.hello.shares:
-                    there = self._arena(-task.frames, task.id)
-                    tasks[index] = msgspec.structs.replace(task, frames=len(there))
-                if there is not None:
-                    frames += there
-                    size += sum(map(len, there))
+            there: Sequence[Buffer] = ()
+            if task.frames > 0:
+                there = state.frames[task.id]
+            elif task.frames and not manager.hello.shares:
+                there = self._arena(-task.frames, task.id)
+                tasks[index] = msgspec.structs.replace(task, frames=len(there))
+            if there:
+                frames += there
+                size += sum(map(len, there))
         forget = manager.forget
         if forget:
             manager.forget = []
