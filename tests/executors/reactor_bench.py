@@ -44,6 +44,10 @@ class Future:
         self._end("value")
         self.value = value
 
+    def _set_plainly(self, value: Any) -> bool:
+        self._set_value(value)
+        return True
+
     def _set_error(self, error: BaseException) -> None:
         self._end("error")
         self.error = error

@@ -113,6 +113,10 @@ class Future:
     def _set_value(self, value: Any) -> None:
         self._end("value")
 
+    def _set_plainly(self, value: Any) -> bool:
+        self._set_value(value)
+        return True
+
     def _set_error(self, error: BaseException) -> None:
         self._end("error")
 

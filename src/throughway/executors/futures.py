@@ -34,7 +34,7 @@ CANCELLED = base.CANCELLED
 CANCELLED_AND_NOTIFIED = base.CANCELLED_AND_NOTIFIED
 FINISHED = base.FINISHED
 
-_UNDONE = frozenset((PENDING, RUNNING))
+UNDONE = frozenset((PENDING, RUNNING))
 
 SIGNAL_SECONDS = 1.0
 """How long a signal may go unheard by a main thread that waits for a result."""
@@ -55,9 +55,8 @@ class _Late:
 
     def wake(self) -> None:
         """Wake those who sleep in `result`."""
-        for lock in self.sleepers:
-            lock.release()
-        self.sleepers.clear()
+        while self.sleepers:
+            self.sleepers.pop().release()
 
 
 class TaskFuture(Future[Result]):
@@ -136,18 +135,33 @@ class TaskFuture(Future[Result]):
 
     def result(self, timeout: float | None = None) -> Result:
         """The task's result; raises its exception, `CancelledError`, or `TimeoutError` after ``timeout`` seconds."""
-        if self._state in _UNDONE:
-            self._sleep(timeout)
+        if self._state in UNDONE:
+            self._wait(timeout)
         if self._state == FINISHED and self._exception is None:
             return cast("Result", self._result)
         return super().result(0)
 
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the end: awake where it may come at once, and then asleep."""
+        executor = self._executor
+        run = None if executor is None else executor._run
+        if run is None:
+            self._sleep(timeout)
+            return
+        shell = run.shell
+        began = time.monotonic()
+        if timeout is None or timeout > shell.spin.seconds:
+            shell.serve(self)
+        if self._state in UNDONE:
+            self._sleep(timeout)
+        shell.spin.waited(time.monotonic() - began)
+
     def _sleep(self, timeout: float | None) -> None:
-        """Wait for the end. A bare lock does: a condition would be made, taken and given back for one waiter."""
+        """A bare lock does: a condition would be made, taken and given back for one waiter."""
         lock = threading.Lock()
         lock.acquire()
         with _making:
-            if self._state not in _UNDONE:
+            if self._state not in UNDONE:
                 return
             if self._late is None:
                 self._late = _Late()
@@ -161,7 +175,7 @@ class TaskFuture(Future[Result]):
             if time.monotonic() < deadline:
                 continue
             with _making:
-                if self._state in _UNDONE:
+                if self._state in UNDONE:
                     self._late.sleepers.remove(lock)
                     raise TimeoutError
                 return
@@ -204,6 +218,23 @@ class TaskFuture(Future[Result]):
                     late.wake()
                 return
         self._settle(FINISHED, value, None, "add_result")
+
+    def _set_plainly(self, value: Result) -> bool:
+        """As `_set_value`, from a thread that waits in `result`; False where others must be told, who may do anything.
+
+        May be called again, should it have been cut short.
+        """
+        with _making:
+            late = self._late
+            if late is not None and late.cond is not None:
+                return False
+            self._result = value
+            self._state = FINISHED
+            self._executor = self._task = self._entry = None
+            self._frames = ()
+            if late is not None:
+                late.wake()
+        return True
 
     def _set_error(self, error: BaseException) -> None:
         self._settle(FINISHED, None, error, "add_exception")

@@ -28,6 +28,7 @@ from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
 from throughway.executors.questions import Questions
 from throughway.executors.run import Run
+from throughway.executors.shell import FEW_TASKS
 from throughway.executors.view import ExecutorView
 from throughway.interchange.selectors import (
     BlockPackingSelector,
@@ -255,6 +256,8 @@ class HighThroughputExecutor(Questions, Executor):
                 on_broken=_forwarded(self, "_on_broken"),
                 controller=self._controller,
                 journal=self._journal,
+                # Else somebody may wait for the room that each result makes.
+                spins=self.max_outstanding > FEW_TASKS,
                 scaling={
                     "strategy": self.strategy,
                     "max_idletime": self.max_idletime,
@@ -556,8 +559,7 @@ class HighThroughputExecutor(Questions, Executor):
             return
         if cancel_futures or kill:
             run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=kill))
-        run.ending = True
-        run.shell.wake()
+        run.end()
         if wait and not run.shell.in_thread:
             run.shell.join()
 

@@ -55,6 +55,7 @@ class Outstanding(Protocol):
 
     def _set_running(self) -> None: ...
     def _set_value(self, value: Any) -> None: ...
+    def _set_plainly(self, value: Any) -> bool: ...
     def _set_error(self, error: BaseException) -> None: ...
     def _set_cancelled(self) -> None: ...
     def done(self) -> bool: ...
@@ -374,13 +375,47 @@ class ExecutorReactor:
             self._results(message, frames)
             self._acknowledge(message, frames, now)
 
+    def take_plain(self, message: m.Results, frames: Sequence[Buffer], now: float) -> bool:
+        """Results of functions that returned something small, for which nobody waits but in `result`. False where they
+        are not such: then nothing has been done that `interchange_said` would not do.
+
+        For threads that wait, which a signal's handler may cut short anywhere: then it is called again.
+        """
+        if (
+            self.journal is not None
+            or self._verdicts
+            or message.number <= self._received.get(message.manager, 0)
+            or message.frames
+            or any(message.outcomes)
+            or len(set(message.tasks)) < len(message.tasks)
+        ):
+            return False
+        futures = self.futures
+        found = []
+        try:
+            for task, payload in zip(message.tasks, _payloads(message, frames), strict=True):
+                value = None if payload == NONE else unpack_result(payload, ())
+                found.append((task, futures[task], value))
+        except (errors.ProtocolError, errors.DeserializationError, KeyError):
+            return False
+        for task, future, value in found:
+            # In this order, so that a future is here until it is done.
+            if not future._set_plainly(value):
+                return False
+            futures.pop(task, None)
+        self._heard_at = now
+        self._asked_for_life = False
+        self._fruitless = 0
+        self._acknowledge(message, frames, now)
+        return True
+
     def _acknowledge(self, message: m.Results, frames: Sequence[Buffer], now: float) -> None:
         """These results are in their futures: their manager may forget them."""
-        self._received[message.manager] = message.number
         if self.journal is not None and self.journal.safe < self.journal.mark:
             self._unsafe.append((self.journal.mark, message.manager, message.number))
         else:
             self._acknowledgements.append((message.manager, message.number))
+        self._received[message.manager] = message.number
         self._unacknowledged_bytes += sum(map(len, frames))
         if message.waiting or self._unacknowledged_bytes > ACKNOWLEDGE_BYTES:
             self._acknowledge_at = now

@@ -21,7 +21,7 @@ from throughway.executors.interchange_process import InterchangeProcess, daemon_
 from throughway.executors.reactor import ExecutorReactor
 from throughway.executors.run_folder import RunFolder
 from throughway.executors.shell import ExecutorShell
-from throughway.manager.sizing import memory_available
+from throughway.manager.sizing import cores_available, memory_available
 from throughway.protocol.configuration import InterchangeConfig, ManagerConfig, write_configuration
 from throughway.protocol.identifiers import new_run_id
 from throughway.providers.interface import Provider
@@ -55,6 +55,7 @@ class Run:
         controller: makes what keeps the blocks; another one where something else starts them.
         journal: an open journal, or None; it is closed at the end.
         scaling: further arguments of the controller: the strategy and what it needs to know.
+        spins: whether threads that wait for a task, and the interchange, may do so awake where there are cores for it.
         guarded: whether a process of its own cancels the run's jobs should this one die.
     """
 
@@ -77,6 +78,7 @@ class Run:
         controller: Callable[..., BlockController] = BlockController,
         journal: Journal | None = None,
         scaling: Mapping[str, Any] | None = None,
+        spins: bool = True,
         guarded: bool = False,
     ) -> None:
         self.id = new_run_id()
@@ -95,7 +97,10 @@ class Run:
         if journal is not None:
             self.reactor.journal = journal
             journal.on_safe = self._on_safe
-        self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end)
+        several = cores_available() > 1
+        self.shell = ExecutorShell(
+            self.reactor, on_batch=self._after_batch, on_end=self._end, serves=spins and several
+        )
         self.arena = None if self._networked else _shared_memory()
         listener: socket.socket | None = None
         try:
@@ -116,6 +121,7 @@ class Run:
             self.reactor.observer = self.controller
             listener = listening_socket(self.folder.socket)
             config = interchange(self)
+            config.spins = several
             if self._networked:
                 config.address = "*" if address is None else _listening_address(address)
                 if encrypted:
@@ -136,6 +142,13 @@ class Run:
             self.folder.end()
             raise
         self.controller.start()
+
+    def end(self) -> None:
+        """End once no task is left."""
+        self.ending = True
+        # From here on, the thread looks after each result.
+        self.shell.spin.stop()
+        self.shell.wake()
 
     def _ask(self, topic: str, subject: str, told: Callable[[bytes | None], None]) -> None:
         """Ask the interchange for the controller, without waiting."""

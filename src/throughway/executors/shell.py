@@ -3,6 +3,9 @@
 Who submits sends, as long as nobody else does: a task goes out in the call that submits it. Where more than a few are
 on their way, further calls within `QUIET_SECONDS` only leave theirs in the outbox, for the next caller or the thread to
 send in one message.
+
+Who waits for one of a few tasks reads, too: see `ExecutorShell.serve`. So a lone task does not have to wake the thread,
+which would wake the one who waits.
 """
 
 from __future__ import annotations
@@ -10,15 +13,19 @@ from __future__ import annotations
 import logging
 import math
 import os
+import select
 import selectors
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from throughway import errors
 from throughway.executors.actions import Action, Log, Notify, Restart, Tell
+from throughway.executors.futures import UNDONE, TaskFuture
 from throughway.executors.interchange_process import InterchangeProcess
 from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.reactor import ExecutorReactor
@@ -26,6 +33,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.transport.interface import Arrival, Closed, Event
 from throughway.transport.poller import Poller
+from throughway.transport.spin import Spin, wait_awake
 from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
@@ -35,6 +43,12 @@ QUIET_SECONDS = 0.002
 
 FEW_TASKS = 4
 """With no more tasks outstanding than this there is nothing to send together: each goes out at once."""
+
+SERVE_SECONDS = 0.0005
+"""How long somebody who waits for a task reads the wire, at most."""
+
+PROMPT_SECONDS = 0.001
+"""After waits that were shorter, the next one may be so short that it is worth it."""
 
 MAX_BACKLOG_BYTES = 4 << 20
 """With more than this waiting for the interchange to read, tasks stay in the outbox."""
@@ -52,6 +66,8 @@ class ExecutorShell:
         reactor: the state machine.
         on_batch: called in the thread after each batch of messages.
         on_end: called in the thread as its last act.
+        serves: whether those who wait may read the wire. Not where there is one core, or where each result needs a turn
+            of the thread.
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class ExecutorShell:
         *,
         on_batch: Callable[[], None],
         on_end: Callable[[], None],
+        serves: bool = True,
     ) -> None:
         self._reactor = reactor
         self._on_batch = on_batch
@@ -68,6 +85,14 @@ class ExecutorShell:
         self._sending = threading.RLock()
         """an RLock, since that knows whether this thread has it, whatever came in between"""
         self._midway = False
+        self._serving = threading.RLock()
+        """held by who reads the wire: the thread, except while it waits"""
+        self._reading = False
+        self._probe = select.poll()
+        self._waits_until = math.inf
+        """until when the thread waits, at most"""
+        self.spin = Spin(SERVE_SECONDS if serves else 0.0, PROMPT_SECONDS)
+        """told by those who wait how long it took"""
         self._closing = threading.Lock()
         self._last_sent = 0.0
         self._signalled = False
@@ -95,6 +120,8 @@ class ExecutorShell:
         wire.receive()
         wire.writing = self._sending
         wire.register(self._selector)
+        self._probe = select.poll()
+        self._probe.register(sock, select.POLLIN)
         wire.send(0, [codec.encode(first)])
         self._wire = wire
 
@@ -177,6 +204,65 @@ class ExecutorShell:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def serve(self, future: TaskFuture[Any]) -> None:
+        """Read the wire in place of the thread until ``future`` is done, for `SERVE_SECONDS` at most.
+
+        Does nothing where that is not worth it or not possible now. All but plain results is left to the thread.
+        """
+        serving = self._serving
+        if (
+            not self.spin.due or len(self._reactor.futures) > FEW_TASKS or serving._is_owned()  # type: ignore[attr-defined]
+        ):
+            return
+        interrupt = DeferredInterrupt()
+        try:
+            interrupt.begin()
+            if serving.acquire(blocking=False):
+                self._serve(future)
+        finally:
+            # The handler of another signal may have raised at any of these lines.
+            if serving._is_owned():  # type: ignore[attr-defined]
+                midway, self._reading = self._reading, False
+                if midway:
+                    self._requests.append(self._was_cut_short)
+                with self._sending:
+                    self._wire.pause(0, False)
+                serving.release()
+                if midway or self._deferred or self._reactor.next_deadline() < self._waits_until:
+                    self.wake()
+            interrupt.end()
+
+    def _serve(self, future: TaskFuture[Any]) -> None:
+        # Only now is it sure that the thread waits.
+        seconds = self.spin.seconds
+        if not seconds or self._deferred or self._reactor.broken is not None:
+            return
+        deadline = time.monotonic() + seconds
+        wire = self._wire
+        with self._sending:
+            # What comes does not wake the thread.
+            wire.pause(0, True)
+        arrived = partial(self._probe.poll, 0)
+        deferred = self._deferred
+        while future._state in UNDONE and wait_awake(arrived, deadline):
+            self._reading = True
+            wire.take(0)
+            deferred += wire.receive()
+            self._reading = False
+            while deferred:
+                # It stays there until it is in the future, should a handler raise in between.
+                if not self._take_plain(deferred[0]):
+                    return
+                deferred.popleft()
+
+    def _take_plain(self, event: Event) -> bool:
+        if not isinstance(event, Arrival):
+            return False
+        message = self._decode(event)
+        return isinstance(message, m.Results) and self._reactor.take_plain(
+            message, event.frames[1:], time.monotonic()
+        )
+
     def wait_in_thread(self, done: Callable[[], bool], timeout: float) -> None:
         """Serve the wire until ``done()``, inside a callback that the thread runs itself.
 
@@ -199,6 +285,7 @@ class ExecutorShell:
     # ---------------------------------------------------------------------------------------------------- the thread
 
     def _run(self) -> None:
+        self._serving.acquire()
         try:
             while not self._ending:
                 self._turn()
@@ -218,9 +305,17 @@ class ExecutorShell:
             self._on_batch()
             if self._ending:
                 return
-        events = list(self._deferred)
+        if not (self._deferred or self._pressing):
+            # Meanwhile, others may read the wire.
+            timeout = self._patience()
+            self._serving.release()
+            try:
+                ready = self._selector.poll(timeout)
+            finally:
+                self._serving.acquire()
+            self._selector.call(ready)
+        events = [*self._deferred, *self._wire.receive()]
         self._deferred.clear()
-        events += self._wait(0.0 if events else self._patience())
         for index, event in enumerate(events):
             self._on_event(event)
             if self._deferred:
@@ -232,12 +327,17 @@ class ExecutorShell:
         self._on_batch()
 
     def _wait(self, timeout: float | None) -> list[Event]:
-        if not (self._requests or (self._reactor.outbox and self._sendable) or self._wire.pending()):
+        if not self._pressing:
             self._selector.wait(timeout)
         return self._wire.receive()
 
+    @property
+    def _pressing(self) -> bool:
+        """Whether there is something to do before anything else comes."""
+        return bool(self._requests or (self._reactor.outbox and self._sendable) or self._wire.pending())
+
     def _patience(self) -> float | None:
-        deadline = self._reactor.next_deadline()
+        deadline = self._waits_until = self._reactor.next_deadline()
         return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
     def _on_wake(self, mask: int) -> None:

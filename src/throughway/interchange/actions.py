@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from throughway.protocol.messages import Message
 
@@ -16,7 +18,7 @@ ABSENT = -2
 """The peer number of a manager without a connection."""
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, gc=False):
     """Send a message with its payload frames to a peer."""
 
     peer: int
@@ -24,7 +26,7 @@ class Send(NamedTuple):
     frames: Sequence[Buffer] = ()
 
 
-class Note(NamedTuple):
+class Note(msgspec.Struct, gc=False):
     """Note, where it outlives this process, that these tasks are about to be sent to a manager; with an empty id, that
     they are with none."""
 
@@ -32,27 +34,27 @@ class Note(NamedTuple):
     tasks: Sequence[int]
 
 
-class Forward(NamedTuple):
+class Forward(msgspec.Struct, gc=False):
     """Pass frames on as they came."""
 
     peer: int
     frames: Sequence[Buffer]
 
 
-class Disconnect(NamedTuple):
+class Disconnect(msgspec.Struct, gc=False):
     """Let a peer go, after what was sent to it before."""
 
     peer: int
     reason: str
 
 
-class Exit(NamedTuple):
+class Exit(msgspec.Struct, gc=False):
     """End this process once everything that was sent is out."""
 
     reason: str
 
 
-class Log(NamedTuple):
+class Log(msgspec.Struct, gc=False):
     """Write a line to the log; ``level`` is a name of the `logging` module."""
 
     level: str

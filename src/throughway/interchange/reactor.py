@@ -779,6 +779,11 @@ class InterchangeReactor:
             self._actions = []
         return actions
 
+    @property
+    def resting(self) -> bool:
+        """Whether no task is here or with a manager."""
+        return not (self.state.owners or self.state.queue.waiting)
+
     def next_deadline(self) -> float | None:
         """When `turn` must be called even if nothing arrives."""
         first = self._deadlines[0][0] if self._deadlines else math.inf

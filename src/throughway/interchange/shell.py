@@ -28,6 +28,7 @@ from throughway.transport.arena import ArenaReader
 from throughway.transport.assignments import GIVEN, AssignmentNotes, read_notes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
+from throughway.transport.spin import Spin, wait_awake
 from throughway.transport.unix import UnixWire
 
 OBSERVER_BACKLOG_BYTES = 16 << 20
@@ -35,6 +36,9 @@ OBSERVER_BACKLOG_BYTES = 16 << 20
 
 FAREWELL_SECONDS = 1.0
 """How long the last messages may take to leave."""
+
+SPIN_SECONDS = 0.00015
+"""How long to wait awake for the next task, where the last one came as soon."""
 
 RECONNECT_SECONDS = 10.0
 """How long managers on this machine have to come back to an interchange that was started anew. A process that lives
@@ -70,6 +74,7 @@ class InterchangeShell:
         self._given: dict[int, int] = {}
         """peer → descriptor of the notes of a manager on this machine: what it has given to workers"""
         self._exit: str | None = None
+        self._spin = Spin(SPIN_SECONDS if config.spins else 0.0, SPIN_SECONDS)
         sys.path[:] = config.sys_path or sys.path
         state = InterchangeState(
             run=config.run,
@@ -151,7 +156,10 @@ class InterchangeShell:
         wires = list(enumerate(self._wires))
         try:
             while self._exit is None:
-                wait(self._timeout())
+                if self._reactor.resting:
+                    self._wait_at_rest()
+                else:
+                    wait(self._timeout())
                 now = monotonic()
                 for index, wire in wires:
                     for event in wire.receive():
@@ -180,6 +188,15 @@ class InterchangeShell:
                 os.unlink(self._socket_path)
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(self._socket_path))
+
+    def _wait_at_rest(self) -> None:
+        """Wait while no task is here: the next may come as soon as the last one's result is there."""
+        began = time.monotonic()
+        timeout = self._timeout()
+        if self._spin.due and timeout != 0.0:
+            wait_awake(self._selector.ready, began + self._spin.seconds)
+        self._selector.wait(timeout)
+        self._spin.waited(time.monotonic() - began)
 
     def _timeout(self) -> float | None:
         for wire in self._wires:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from throughway.protocol.messages import Function, Message, Task
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
-class Tell(NamedTuple):
+class Tell(msgspec.Struct, gc=False):
     """Send a message with its payload frames to the interchange."""
 
     message: Message
     frames: Sequence[Buffer] = ()
 
 
-class Give(NamedTuple):
+class Give(msgspec.Struct, gc=False):
     """Add a claim for each of these tasks, then send them to a worker as one bundle."""
 
     worker: int
@@ -27,39 +29,39 @@ class Give(NamedTuple):
     frames: Sequence[Buffer]
 
 
-class Revoke(NamedTuple):
+class Revoke(msgspec.Struct, gc=False):
     """Take up to ``limit`` claims back from a worker; answered by `ManagerReactor.revoked` with how many it were."""
 
     worker: int
     limit: int
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, gc=False):
     """Read a worker's results now; answered by `ManagerReactor.looked`."""
 
     worker: int
 
 
-class Kill(NamedTuple):
+class Kill(msgspec.Struct, gc=False):
     """Kill a worker and everything that its tasks started."""
 
     worker: int
 
 
-class Start(NamedTuple):
+class Start(msgspec.Struct, gc=False):
     """Start a worker under this number, in this slot (its rank on the node)."""
 
     worker: int
     slot: int
 
 
-class ReportPackages(NamedTuple):
+class ReportPackages(msgspec.Struct, gc=False):
     """Answer a question about the installed packages."""
 
     request: int
 
 
-class Exit(NamedTuple):
+class Exit(msgspec.Struct, gc=False):
     """End this process, with its workers, once everything that was told is out; with ``again``, start it over."""
 
     reason: str
@@ -67,7 +69,7 @@ class Exit(NamedTuple):
     again: bool = False
 
 
-class Log(NamedTuple):
+class Log(msgspec.Struct, gc=False):
     """Write a line to the log; ``level`` is a name of the `logging` module."""
 
     level: str

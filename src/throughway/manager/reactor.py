@@ -622,9 +622,13 @@ class ManagerReactor:
             self._report()
         if state.draining is not None and not (self._leaving or state.held or self.results.kept):
             self._leave(state.draining)
-        actions = self._taken()
-        if actions and any(isinstance(action, Tell) for action in actions):
-            self._last_sent = now
+        actions = self._actions
+        if actions:
+            self._actions = []
+            for action in actions:
+                if isinstance(action, Tell):
+                    self._last_sent = now
+                    break
         return actions
 
     def _taken(self) -> list[Action]:
@@ -636,11 +640,12 @@ class ManagerReactor:
     def next_deadline(self) -> float:
         """When `turn` must be called even if nothing arrives."""
         deadline = min(self._last_sent + self._period, self._last_heard + self._threshold)
-        deadline = min(deadline, self._parting_at())
-        if self._drain_at is not None and self.state.draining is None:
+        if self.state.draining is not None:
+            deadline = min(deadline, self._parting_at())
+        elif self._drain_at is not None:
             deadline = min(deadline, self._drain_at)
-        if self._looks:
-            deadline = min(deadline, self._looks[0][0])
+        if self._looks and self._looks[0][0] < deadline:
+            deadline = self._looks[0][0]
         if self._walltimes:
             deadline = min(deadline, self._walltimes[0][0])
         if self._later:
@@ -674,7 +679,7 @@ class ManagerReactor:
                 self._actions.append(Look(number))
         if self._drain_at is not None and now >= self._drain_at:
             self.drain("its time is over")
-        if now >= self._parting_at():
+        if self.state.draining is not None and now >= self._parting_at():
             self._actions.append(Exit("it was told to end, and nobody is there to take its last results", 1))
         elif now - self._last_heard >= self._threshold:
             silence = now - self._last_heard

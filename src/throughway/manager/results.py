@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from throughway.manager.actions import Buffer
 from throughway.protocol import codec
@@ -14,7 +15,7 @@ _HEADER_BYTES = 64
 """What a result costs beside its payload while it is kept, about."""
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, gc=False):
     """A message of results that the executor has not acknowledged."""
 
     message: m.Results

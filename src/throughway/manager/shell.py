@@ -123,6 +123,8 @@ class ManagerShell:
         self._bell, self._bell_writer = os.pipe()
         os.set_blocking(self._bell, False)
         self._exit: Exit | None = None
+        self._answered = False
+        """whether the reactor was told something by what it asked for: then it has another turn at once"""
         now = time.monotonic()
         drain_in = seconds_to_drain(
             os.environ, time.time(), walltime=config.walltime, drain_period=config.drain_period
@@ -179,6 +181,9 @@ class ManagerShell:
                 actions = self._reactor.turn(now)
                 while actions and self._exit is None:
                     self._perform_all(actions)
+                    if not self._answered:
+                        break
+                    self._answered = False
                     actions = self._reactor.turn(monotonic())
             self._farewell()
         finally:
@@ -394,10 +399,12 @@ class ManagerShell:
                 if not process.give([codec.encode(bundle), *frames], len(tasks)):
                     self._watch(process.tasks, True, lambda mask: self._write(process), write=True)
             case Look(worker=number):
+                self._answered = True
                 now = time.monotonic()
                 self._read(number, now)
                 self._reactor.looked(number, now)
             case Revoke(worker=number, limit=limit):
+                self._answered = True
                 if number in self._processes:
                     self._reactor.revoked(number, self._processes[number].revoke(limit), time.monotonic())
             case Kill(worker=number):
@@ -424,6 +431,7 @@ class ManagerShell:
             process = WorkerProcess(number, slot, self._reactor.state.worker_log(slot))
         except OSError as error:
             # Most likely there are no descriptors left: those that run go on, and it is tried again.
+            self._answered = True
             self._reactor.worker_not_started(number, error.strerror or str(error), time.monotonic())
             return
         self._processes[number] = process

@@ -46,6 +46,8 @@ class InterchangeConfig(msgspec.Struct, forbid_unknown_fields=True):
     heartbeat_threshold: float = 120.0
     selector: SelectorConfig = SelectorConfig("throughway.interchange.selectors:RandomSelector")
     sys_path: list[str] = []
+    spins: bool = True
+    """whether it may wait awake (`transport.spin`)"""
     max_message_bytes: int = 1 << 40
     debug: bool = False
 

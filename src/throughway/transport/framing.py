@@ -29,13 +29,30 @@ def preamble(frames: Sequence[Buffer]) -> bytes:
     Raises:
         TransportError: there are no frames, or more than `MAX_FRAMES`.
     """
-    if len(frames) == 1:
-        return _one.pack(1, frame_bytes(frames[0]))
-    if len(frames) == 2:
-        return _two.pack(2, frame_bytes(frames[0]), frame_bytes(frames[1]))
-    if not 0 < len(frames) <= MAX_FRAMES:
-        raise TransportError(f"a message has 1 to {MAX_FRAMES} frames, not {len(frames)}")
-    return struct.pack(f"<I{len(frames)}Q", len(frames), *[frame_bytes(frame) for frame in frames])
+    return framed(frames)[0]
+
+
+def framed(frames: Sequence[Buffer]) -> tuple[bytes, int]:
+    """The preamble of a message of these frames, and the size of all in bytes, preamble included.
+
+    Raises:
+        TransportError: there are no frames, or more than `MAX_FRAMES`.
+    """
+    count = len(frames)
+    if count == 1:
+        frame = frames[0]
+        size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+        return _one.pack(1, size), _ONE_BYTES + size
+    if count == 2:
+        frame, other = frames
+        size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+        more = other.nbytes if isinstance(other, memoryview) else len(other)
+        return _two.pack(2, size, more), _TWO_BYTES + size + more
+    if not 0 < count <= MAX_FRAMES:
+        raise TransportError(f"a message has 1 to {MAX_FRAMES} frames, not {count}")
+    sizes = [frame_bytes(frame) for frame in frames]
+    head = struct.pack(f"<I{count}Q", count, *sizes)
+    return head, len(head) + sum(sizes)
 
 
 def frame_bytes(frame: Buffer) -> int:

@@ -12,6 +12,8 @@ import selectors
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Ready: TypeAlias = Callable[[int], None]
 """What a wire registers as a descriptor's ``data``: the shell calls it with the selector's event mask."""
@@ -34,7 +36,7 @@ class Opened(NamedTuple):
     """who it is, for logs: a path, an address or a user"""
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, gc=False):
     """A whole message came from a peer. Frames may be views of a buffer that lives as long as they do."""
 
     peer: int

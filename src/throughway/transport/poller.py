@@ -6,10 +6,10 @@ processes that is paid for six times.
 
 from __future__ import annotations
 
-import math
 import select
 import selectors
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 _IN = select.EPOLLIN
@@ -65,7 +65,26 @@ class Poller(selectors.BaseSelector):
     def wait(self, timeout: float | None) -> None:
         """Wait until a descriptor is ready, or ``timeout`` seconds, and call the data of each that is."""
         ready = self._ready
-        for descriptor, mask in self._epoll.poll(_ceil(timeout), _MAX_EVENTS):
+        # As `_ceil`, without the call.
+        if timeout is not None:
+            timeout = ceil(timeout * 1000) * 0.001
+        for descriptor, mask in self._epoll.poll(timeout, _MAX_EVENTS):
+            call = ready.get(descriptor)
+            if call is not None:
+                call(1 if mask == _IN else _events(mask))
+
+    def ready(self) -> bool:
+        """Whether a descriptor is ready now."""
+        return bool(self._epoll.poll(0, 1))
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait as `wait` does, and call nothing yet: what is ready, for `call`."""
+        return self._epoll.poll(_ceil(timeout), _MAX_EVENTS)
+
+    def call(self, found: list[tuple[int, int]]) -> None:
+        """Call the data of each of these that is still watched."""
+        ready = self._ready
+        for descriptor, mask in found:
             call = ready.get(descriptor)
             if call is not None:
                 call(1 if mask == _IN else _events(mask))
@@ -83,7 +102,7 @@ class Poller(selectors.BaseSelector):
 
 def _ceil(timeout: float | None) -> float | None:
     """Seconds in whole milliseconds, as epoll has them, and never too early: that would be a busy wait."""
-    return None if timeout is None else math.ceil(timeout * 1000) * 0.001
+    return None if timeout is None else ceil(timeout * 1000) * 0.001
 
 
 def _mask(events: int) -> int:

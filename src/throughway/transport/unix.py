@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 from throughway.errors import ProtocolError, TransportError
-from throughway.transport.framing import Unframer, frame_bytes, preamble
+from throughway.transport.framing import Unframer, frame_bytes, framed
 from throughway.transport.interface import (
     MAX_BACKLOG_BYTES,
     MAX_MESSAGE_BYTES,
@@ -211,12 +211,9 @@ class UnixWire:
         stream = self.streams.get(peer)
         if stream is None:
             return False
-        head = preamble(frames)
+        head, total = framed(frames)
         sent = 0
         if not stream.queue and len(frames) < _IOV_MAX:
-            total = len(head)
-            for frame in frames:
-                total += frame_bytes(frame)
             try:
                 # A copy of a few pages costs less than a vector for the kernel to walk.
                 if total <= _JOINED_BYTES:
@@ -297,6 +294,12 @@ class UnixWire:
         else:
             selector.register(stream.sock, mask, stream.ready)
         stream.mask = mask
+
+    def take(self, peer: int) -> None:
+        """Read what a peer has sent, without waiting and without the selector: for one who has paused it."""
+        stream = self.streams.get(peer)
+        if stream is not None:
+            stream.read()
 
     def pause(self, peer: int, paused: bool) -> None:
         """Stop or go on reading from a peer, so that one who is slow to take results slows those who make them.

@@ -67,6 +67,10 @@ class Outstanding:
     def _set_value(self, value: Any) -> None:
         self.ledger.value(self, value)
 
+    def _set_plainly(self, value: Any) -> bool:
+        self.ledger.value(self, value)
+        return True
+
     def _set_error(self, error: BaseException) -> None:
         self.ledger.error(self, error)
 

@@ -56,6 +56,10 @@ class Counted:
         self.ends += 1
         self.value = value
 
+    def _set_plainly(self, value: Any) -> bool:
+        self._set_value(value)
+        return True
+
     def _set_error(self, error: BaseException) -> None:
         raise Violation(f"task {self._task.id} got an error") from error
 
