@@ -25,7 +25,7 @@ class DeferredInterrupt:
     def begin(self) -> None:
         """From here on it waits."""
         if (
-            threading.current_thread() is threading.main_thread()
+            threading.get_ident() == threading.main_thread().ident
             and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
         ):
             self._deferring = True

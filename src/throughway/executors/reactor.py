@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 from throughway import errors
@@ -43,6 +44,7 @@ LOST_REMEMBERED = 10_000
 """Lost managers of which the ids are kept, for the next interchange to know."""
 
 _VALUE = int(m.Outcome.VALUE)
+_NO_FRAMES: Iterable[Sequence[Buffer]] = repeat(())
 
 
 class Outstanding(Protocol):
@@ -111,6 +113,15 @@ def _payloads(message: m.Results, frames: Sequence[Buffer]) -> list[bytes]:
             f"{sum(message.frames.values())} frames are announced, {len(frames) - 1} are there"
         )
     return payloads
+
+
+def _frames_of_each(message: m.Results, frames: Sequence[Buffer]) -> Iterator[Sequence[Buffer]]:
+    """The large frames of each result in a message; ``frames`` are its body and then all of those."""
+    at = 1
+    for index in range(len(message.tasks)):
+        count = message.frames.get(index, 0)
+        yield frames[at : at + count]
+        at += count
 
 
 class ExecutorReactor:
@@ -466,17 +477,14 @@ class ExecutorReactor:
             self.journal.results(
                 message.tasks, message.outcomes, payloads, message.frames, frames[1:], futures
             )
-        at = 1
-        large: Sequence[Buffer] = ()
         verdicts = self._verdicts
-        counts = message.frames
-        for index, (task, outcome, payload) in enumerate(
-            zip(message.tasks, message.outcomes, payloads, strict=True)
+        larges: Iterable[Sequence[Buffer]] = _NO_FRAMES
+        if message.frames:
+            larges = _frames_of_each(message, frames)
+        # This loop is most of what a result costs here.
+        for task, outcome, payload, large in zip(
+            message.tasks, message.outcomes, payloads, larges, strict=False
         ):
-            if counts:
-                count = counts.get(index, 0)
-                large = frames[at : at + count] if count else ()
-                at += count
             future = futures.pop(task, None)
             if future is None:
                 self.late += 1

@@ -177,7 +177,7 @@ class Version:
                 and root.__defaults__ is self.defaults
                 and root.__kwdefaults__ is self.kwdefaults
                 and (not root.__dict__ or self.attributed)
-                and all(map(is_, map(self.look_up, self.names, _missing), self.bound))
+                and (not self.names or all(map(is_, map(self.look_up, self.names, _missing), self.bound)))
                 and (not self.cells or all(map(is_, map(getattr, self.cells, _contained), self.closure)))
             ):
                 return False

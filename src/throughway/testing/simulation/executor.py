@@ -170,10 +170,13 @@ class SimulatedExecutor(Process):
             said = codec.decode_to_executor(event.frames[0])
             if self.world.trace is not None:
                 self.say(f"reads {described(said)}")
-            if isinstance(said, m.Results) and said.number % 3 == 0:
-                # As where somebody who waits reads it.
-                if self.reactor.take_plain(said, event.frames[1:], now):
-                    return
+            # Some as where somebody who waits reads them.
+            if (
+                isinstance(said, m.Results)
+                and said.number % 3 == 0
+                and self.reactor.take_plain(said, event.frames[1:], now)
+            ):
+                return
             if not isinstance(said, m.Listening):
                 self.reactor.interchange_said(said, event.frames[1:], now)
             return
