@@ -45,8 +45,8 @@ THRESHOLD = 120.0
 TINY = 2.0**-16
 """How long a tiny task takes, in seconds: 15 µs, and as many of them as you like are summed without rounding."""
 
-BUNDLE = 49
-"""Tiny tasks in a bundle of a millisecond, with an overhead of 5 µs each."""
+BUNDLE = 56
+"""Tiny tasks in a bundle of a millisecond, with an overhead of 2.5 µs each."""
 
 LATE = 1e-6
 """How late a shell wakes up, in seconds."""

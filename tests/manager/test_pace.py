@@ -95,7 +95,7 @@ def test_a_task_that_has_not_ended_is_known_to_take_as_long_at_least() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 7])
 def test_the_depth_is_what_workers_do_in_the_time_to_hold_for(workers: int) -> None:
-    assert pace(f1=95e-6).depth(workers) == int(workers * HOLD_SECONDS / 100e-6)
+    assert pace(f1=97.5e-6).depth(workers) == int(workers * HOLD_SECONDS / 100e-6)
 
 
 def test_the_depth_is_bounded() -> None:

@@ -47,7 +47,7 @@ def test_tasks_of_an_unknown_function_go_alone(node: Node) -> None:
 
 def test_tiny_tasks_of_a_known_function_go_together(node: Node) -> None:
     node.learn()
-    assert node.assign(*range(100)) == ["give w0: 0-48", "give w0: 49-97"], "the second one is given ahead"
+    assert node.assign(*range(120)) == ["give w0: 0-55", "give w0: 56-111"], "the second one is given ahead"
     node.take()
 
 
@@ -104,12 +104,12 @@ def test_idle_workers_get_fair_shares(make_node: MakeNode) -> None:
 def test_a_second_bundle_is_given_ahead_and_no_third(node: Node) -> None:
     node.learn()
     node.assign(*range(500))
-    assert node.take() == ["give w0: 0-48", "give w0: 49-97"]
+    assert node.take() == ["give w0: 0-55", "give w0: 56-111"]
     for _ in range(BUNDLE):
         node.begin()
         node.end()
     node.take()
-    assert node.read() == ["give w0: 98-146", "results 0-48 @0; capacity 2469"]
+    assert node.read() == ["give w0: 112-167", "results 0-55 @0; capacity 2816"]
     node.take()
 
 
@@ -242,7 +242,7 @@ def test_large_frames_of_results_are_passed_on_in_order(node: Node) -> None:
         node.begin()
         node.end(frames=frames)
     node.take()
-    assert node.read() == ["results 1+2@0 2@0 3+1@0; capacity 2469"]
+    assert node.read() == ["results 1+2@0 2@0 3+1@0; capacity 2816"]
     node.take()
     sent = [action for action in node.actions if isinstance(action, Tell)][-1].frames
     assert sent[1:] == [b"result 0 of 1", b"result 1 of 1", b"result 0 of 3"]
@@ -290,7 +290,7 @@ def test_the_capacity_is_one_task_for_each_worker_until_anything_is_known(make_n
 def test_the_capacity_grows_with_tiny_tasks_and_is_told_with_results(make_node: MakeNode) -> None:
     node = make_node(3)
     node.learn()
-    assert node.reactor.capacity == 3 + int(3 * 0.05 / (TINY + 5e-6))
+    assert node.reactor.capacity == 3 + int(3 * 0.05 / (TINY + 2.5e-6))
     node.assign(1)
     node.finish()
     assert node.take()[-1] == f"results 1@2; capacity {node.reactor.capacity}"
@@ -373,7 +373,7 @@ def test_a_result_whose_bell_comes_late_is_found_by_looking(pair: Node) -> None:
     pair.end(1)
     pair.take()
     pair.pass_time(LOOK_SECONDS)
-    assert "results 1@1; capacity 4938" in pair.take()
+    assert "results 1@1; capacity 5633" in pair.take()
 
 
 def test_what_waits_behind_a_long_task_goes_to_others(pair: Node) -> None:
@@ -406,7 +406,7 @@ def test_nothing_is_given_to_a_worker_before_it_has_dropped_what_was_taken_back(
     node.pass_time(1.0)
     node.end()
     node.take()
-    assert node.read() == ["results 0@0; capacity 2469"]
+    assert node.read() == ["results 0@0; capacity 2816"]
     node.take()
     assert node.assign(10) == []
     node.begin()
@@ -424,7 +424,7 @@ def test_two_bundles_of_which_tasks_were_taken_back_are_dropped_one_by_one(node:
     node.end()
     node.begin()
     node.take()
-    assert node.read() == ["results 0@0; capacity 2469"]
+    assert node.read() == ["results 0@0; capacity 2816"]
     assert node.state.workers[0].discards == 1
     node.begin()
     node.take()
@@ -580,7 +580,7 @@ def test_each_outcome_names_its_worker(pair: Node) -> None:
     pair._read(0)
     pair._read(1)
     pair.turn()
-    assert pair.take()[-1] == "results 2=failed@0 1=exception@1; capacity 4938"
+    assert pair.take()[-1] == "results 2=failed@0 1=exception@1; capacity 5633"
 
 
 def test_a_look_at_a_worker_that_has_nothing_does_no_harm(node: Node) -> None:

@@ -58,7 +58,7 @@ def test_a_task_that_is_done_but_not_read_cannot_be_cancelled(node: Node) -> Non
     node.take()
     assert node.cancel(1) == ["revoke 1 of w0: 0 came back", "verdicts: refused 1"]
     node.take()
-    assert node.read() == ["results 1@0; capacity 2469"]
+    assert node.read() == ["results 1@0; capacity 2816"]
     node.take()
 
 
@@ -72,7 +72,7 @@ def test_a_task_that_ended_or_was_never_here_cannot_be_cancelled(node: Node) -> 
 
 def test_one_message_cancels_tasks_wherever_they_are(pair: Node) -> None:
     pair.learn()
-    pair.assign(*range(200), "999!9")
+    pair.assign(*range(230), "999!9")
     pair.begin(1)
     pair.take()
     lines = pair.cancel(0, 1, 999, 12345)
@@ -97,7 +97,7 @@ def test_a_result_that_comes_before_the_claims_are_taken_back_refuses_the_cancel
     node.end()
     node.take()
     node._read(0)
-    assert node.turn() == ["revoke 1 of w0: 0 came back", "results 1@0; capacity 2469", "verdicts: refused 1"]
+    assert node.turn() == ["revoke 1 of w0: 0 came back", "results 1@0; capacity 2816", "verdicts: refused 1"]
     node.take()
 
 
@@ -244,7 +244,7 @@ def test_a_task_that_ended_before_it_was_to_be_killed_keeps_its_result(node: Nod
         "revoke 1 of w0: 0 came back",
         "verdicts: refused 1",
         "look w0",
-        "results 1@0; capacity 2469",
+        "results 1@0; capacity 2816",
     ]
     node.take()
     assert node.workers[0].alive
@@ -299,7 +299,7 @@ def test_a_result_that_comes_after_the_kill_counts_and_the_dying_worker_gets_not
     node.before = ends_just_before
     node.cancel(1, kill=True)
     node.take()
-    assert node.read() == ["results 1@0; capacity 2469"]
+    assert node.read() == ["results 1@0; capacity 2816"]
     node.take()
     assert node.reap() == ["start w1 in slot 0"]
     node.take()

@@ -39,7 +39,7 @@ def test_the_running_task_is_lost_with_its_worker_and_the_rest_goes_on_without_p
     assert node.reap(stderr="Fatal Python error: Segmentation fault") == [
         "log WARNING: worker 0 was killed by signal 11 (SIGSEGV) while it ran task 0",
         "start w1 in slot 0",
-        "results 0=worker_lost@0; capacity 2469",
+        "results 0=worker_lost@0; capacity 2816",
     ]
     node.take()
     loss = node.losses[0]
@@ -113,7 +113,7 @@ def test_a_worker_that_dies_after_its_last_task_costs_none(node: Node) -> None:
     node.end()
     node.die()
     node.take()
-    assert node.reap() == ["start w1 in slot 0", "results 1@0; capacity 2469"]
+    assert node.reap() == ["start w1 in slot 0", "results 1@0; capacity 2816"]
     node.take()
 
 
@@ -370,7 +370,7 @@ def test_a_drained_manager_gives_back_its_queue_finishes_and_leaves(node: Node) 
     ]
     node.take()
     node.end()
-    assert node.read()[1:] == ["results 1@0; capacity 2469, waits"]
+    assert node.read()[1:] == ["results 1@0; capacity 2816, waits"]
     node.take()
     assert node.acknowledge() == ["leaving: maintenance", "exit 0: maintenance"]
     node.take()
@@ -438,7 +438,7 @@ def test_while_draining_a_dead_worker_is_not_replaced_and_what_it_had_goes_back(
     assert log.startswith("log WARNING: worker 0 was killed by signal 9")
     assert lines == [
         "returned 4; capacity 0",
-        "results 3=worker_lost@0; capacity 4938, waits",
+        "results 3=worker_lost@0; capacity 5633, waits",
     ]
     pair.take()
     pair.finish()

@@ -123,7 +123,7 @@ def test_after_the_welcome_what_did_not_arrive_is_said_again(node: Node) -> None
     assert node.hello().ended == [(1, [1]), (2, [2]), (3, [3])]
     node.take()
     # The executor has the first, the interchange the second, and the third was lost.
-    assert node.welcome(received=1, seen=2) == ["again: results 3@0; capacity 2469"]
+    assert node.welcome(received=1, seen=2) == ["again: results 3@0; capacity 2816"]
     node.take()
     node.disconnect()
     assert node.hello().ended == [(2, [2]), (3, [3])], "it is kept until the executor has it"
@@ -154,7 +154,7 @@ def test_large_frames_are_kept_with_their_results(node: Node) -> None:
     node.read()
     node.hello()
     node.take()
-    assert node.welcome() == ["results 1+2@0; capacity 2469"]
+    assert node.welcome() == ["results 1+2@0; capacity 2816"]
     node.take()
 
 
@@ -326,7 +326,7 @@ def test_it_does_not_leave_before_its_results_are_acknowledged(node: Node) -> No
     node.take()
     node.hello()
     node.take()
-    assert node.welcome() == ["again: results 1@0; capacity 2469"]
+    assert node.welcome() == ["again: results 1@0; capacity 2816"]
     node.take()
     assert node.acknowledge() == ["leaving: maintenance", "exit 0: maintenance"]
     node.take()

@@ -39,7 +39,8 @@ UNDONE = frozenset((PENDING, RUNNING))
 SIGNAL_SECONDS = 1.0
 """How long a signal may go unheard by a main thread that waits for a result."""
 
-_making = threading.Lock()
+# An RLock, since the handler of a signal may wait for a future while its thread has it.
+_making = threading.RLock()
 
 
 class _Late:
@@ -56,7 +57,11 @@ class _Late:
     def wake(self) -> None:
         """Wake those who sleep in `result`."""
         while self.sleepers:
-            self.sleepers.pop().release()
+            lock = self.sleepers[-1]
+            # It was released already where this is called again after it was cut short.
+            if lock.locked():
+                lock.release()
+            self.sleepers.pop()
 
 
 class TaskFuture(Future[Result]):
@@ -153,6 +158,8 @@ class TaskFuture(Future[Result]):
         if timeout is None or timeout > shell.spin.seconds:
             shell.serve(self)
         if self._state in UNDONE:
+            # Should it time out, the wait was no short one.
+            shell.spin.due = False
             self._sleep(timeout)
         shell.spin.waited(time.monotonic() - began)
 
@@ -172,7 +179,7 @@ class TaskFuture(Future[Result]):
         )
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not lock.acquire(timeout=max(0.0, min(longest, deadline - time.monotonic()))):
-            if time.monotonic() < deadline:
+            if time.monotonic() < deadline and self._state in UNDONE:
                 continue
             with _making:
                 if self._state in UNDONE:

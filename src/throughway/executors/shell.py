@@ -27,7 +27,7 @@ from throughway import errors
 from throughway.executors.actions import Action, Log, Notify, Restart, Tell
 from throughway.executors.futures import UNDONE, TaskFuture
 from throughway.executors.interchange_process import InterchangeProcess
-from throughway.executors.interrupts import DeferredInterrupt
+from throughway.executors.interrupts import PATIENCE_SECONDS, DeferredInterrupt, exposed
 from throughway.executors.reactor import ExecutorReactor
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -93,7 +93,8 @@ class ExecutorShell:
         """until when the thread waits, at most"""
         self.spin = Spin(SERVE_SECONDS if serves else 0.0, PROMPT_SECONDS)
         """told by those who wait how long it took"""
-        self._closing = threading.Lock()
+        # An RLock, since the handler of a signal may come by while this thread has it.
+        self._closing = threading.RLock()
         self._last_sent = 0.0
         self._signalled = False
         self._ending = False
@@ -147,8 +148,9 @@ class ExecutorShell:
         now = time.monotonic()
         sending = self._sending
         quiet = now - self._last_sent >= QUIET_SECONDS or len(self._reactor.futures) <= FEW_TASKS
-        if quiet and not sending._is_owned():  # type: ignore[attr-defined]
-            interrupt = DeferredInterrupt()
+        # A handler of the user's might raise in the middle, or wait there for what only the thread can bring.
+        if quiet and not sending._is_owned() and not exposed():  # type: ignore[attr-defined]
+            interrupt = DeferredInterrupt(PATIENCE_SECONDS)
             try:
                 interrupt.begin()
                 if sending.acquire(blocking=False):
@@ -157,7 +159,7 @@ class ExecutorShell:
                     self._send_outbox()
                     self._midway = False
             finally:
-                # The handler of another signal may have raised at any of these lines.
+                # Want of memory or of stack may have ended it at any of these lines.
                 if sending._is_owned():  # type: ignore[attr-defined]
                     midway, self._midway = self._midway, False
                     sending.release()
@@ -171,7 +173,7 @@ class ExecutorShell:
 
     def _was_cut_short(self, reactor: ExecutorReactor) -> None:
         # What the interchange has of the message is not known: the next one is told everything anew.
-        self._perform(Restart("a signal's handler raised in the middle of sending tasks to it"))
+        self._perform(Restart("an error came in the middle of a message to it or from it"))
 
     def request(self, request: Request) -> None:
         """Have the thread call this with the reactor; after the end, it is called at once."""
@@ -211,24 +213,31 @@ class ExecutorShell:
         """
         serving = self._serving
         if (
-            not self.spin.due or len(self._reactor.futures) > FEW_TASKS or serving._is_owned()  # type: ignore[attr-defined]
+            not self.spin.due
+            # The thread is about to do something: to compete with it could keep it waiting for long.
+            or self._signalled
+            or len(self._reactor.futures) > FEW_TASKS
+            or serving._is_owned()  # type: ignore[attr-defined]
+            or exposed()
         ):
             return
-        interrupt = DeferredInterrupt()
+        interrupt = DeferredInterrupt(PATIENCE_SECONDS)
         try:
             interrupt.begin()
             if serving.acquire(blocking=False):
                 self._serve(future)
         finally:
-            # The handler of another signal may have raised at any of these lines.
+            # Want of memory or of stack may have ended it at any of these lines.
             if serving._is_owned():  # type: ignore[attr-defined]
                 midway, self._reading = self._reading, False
                 if midway:
                     self._requests.append(self._was_cut_short)
                 with self._sending:
                     self._wire.pause(0, False)
+                # Who submits may have found the interchange gone while nobody but this thread would have heard of it.
+                left = midway or self._deferred or self._wire.pending()
                 serving.release()
-                if midway or self._deferred or self._reactor.next_deadline() < self._waits_until:
+                if left or self._reactor.next_deadline() < self._waits_until:
                     self.wake()
             interrupt.end()
 
@@ -236,6 +245,9 @@ class ExecutorShell:
         # Only now is it sure that the thread waits.
         seconds = self.spin.seconds
         if not seconds or self._deferred or self._reactor.broken is not None:
+            return
+        if len(self._reactor.futures) > FEW_TASKS:
+            # Somebody may wait for room by now.
             return
         deadline = time.monotonic() + seconds
         wire = self._wire
@@ -250,7 +262,7 @@ class ExecutorShell:
             deferred += wire.receive()
             self._reading = False
             while deferred:
-                # It stays there until it is in the future, should a handler raise in between.
+                # It stays there until it is in the future, should an error come in between.
                 if not self._take_plain(deferred[0]):
                     return
                 deferred.popleft()
