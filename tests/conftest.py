@@ -115,6 +115,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True, scope="session")
+def not_exposed() -> Iterator[None]:
+    """Here signals have handlers, of this file and of pytest-timeout, that run once a test is lost anyway. An executor
+    must not take them for those of a user's, and leave all to its thread."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("throughway.executors.shell.exposed", lambda: False)
+        yield
+
+
 @pytest.fixture
 def wait_until() -> Callable[..., object]:
     """`tests.waiting.wait_until`, for tests that need nothing else of that module."""

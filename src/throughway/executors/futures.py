@@ -11,6 +11,7 @@ or has made the condition before; then the outcome is set under it, and whoever 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -39,8 +40,9 @@ UNDONE = frozenset((PENDING, RUNNING))
 SIGNAL_SECONDS = 1.0
 """How long a signal may go unheard by a main thread that waits for a result."""
 
-# An RLock, since the handler of a signal may wait for a future while its thread has it.
-_making = threading.RLock()
+# Whoever may be in the main thread makes no call while it has this: the handler of a signal could come by there, and
+# wait for a future that nobody can complete meanwhile.
+_making = threading.Lock()
 
 
 class _Late:
@@ -57,11 +59,7 @@ class _Late:
     def wake(self) -> None:
         """Wake those who sleep in `result`."""
         while self.sleepers:
-            lock = self.sleepers[-1]
-            # It was released already where this is called again after it was cut short.
-            if lock.locked():
-                lock.release()
-            self.sleepers.pop()
+            self.sleepers.pop().release()
 
 
 class TaskFuture(Future[Result]):
@@ -119,12 +117,14 @@ class TaskFuture(Future[Result]):
         def _condition(self) -> threading.Condition:
             late = self._late
             if late is None or late.cond is None:
+                late = _Late()
+                cond = threading.Condition()
                 with _making:
+                    if self._late is None:
+                        self._late = late
                     late = self._late
-                    if late is None:
-                        late = self._late = _Late()
                     if late.cond is None:
-                        late.cond = threading.Condition()
+                        late.cond = cond
             return late.cond
 
         # Both are reached only under the condition's lock, so what they belong to is there.
@@ -167,12 +167,14 @@ class TaskFuture(Future[Result]):
         """A bare lock does: a condition would be made, taken and given back for one waiter."""
         lock = threading.Lock()
         lock.acquire()
+        late = _Late()
         with _making:
             if self._state not in UNDONE:
                 return
             if self._late is None:
-                self._late = _Late()
-            self._late.sleepers.append(lock)
+                self._late = late
+            late = self._late
+            late.sleepers += [lock]
         # In the main thread a signal that comes just before the wait does not end it: look up now and then.
         longest = (
             SIGNAL_SECONDS if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
@@ -181,11 +183,12 @@ class TaskFuture(Future[Result]):
         while not lock.acquire(timeout=max(0.0, min(longest, deadline - time.monotonic()))):
             if time.monotonic() < deadline and self._state in UNDONE:
                 continue
-            with _making:
-                if self._state in UNDONE:
-                    self._late.sleepers.remove(lock)
-                    raise TimeoutError
-                return
+            with contextlib.suppress(ValueError):
+                # Else it was taken out to be released.
+                late.sleepers.remove(lock)
+            if self._state in UNDONE:
+                raise TimeoutError
+            return
 
     def cancel(self) -> bool:
         """Cancel the task: True if it never runs, False if it runs or has run. Waits for the answer."""
@@ -263,7 +266,7 @@ class TaskFuture(Future[Result]):
                 self._result = value
                 self._exception = error
                 self._state = state
-                late.wake()
+            late.wake()
             self._executor = self._task = self._entry = None
             self._frames = ()
             for waiter in late.waiters:

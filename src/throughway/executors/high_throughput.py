@@ -636,7 +636,7 @@ _inherited: list[Run] = []
 
 def _after_fork() -> None:
     """In a forked child: the parent's executors are not the child's, nor can it wait for the parent's futures."""
-    futures._making = threading.RLock()
+    futures._making = threading.Lock()
     for executor in list(_live):
         executor._forget_run()
     _live.clear()

@@ -100,9 +100,7 @@ class Run:
         several = cores_available() > 1
         # A journal is written by the thread alone.
         serves = spins and several and journal is None
-        self.shell = ExecutorShell(
-            self.reactor, on_batch=self._after_batch, on_end=self._end, serves=serves
-        )
+        self.shell = ExecutorShell(self.reactor, on_batch=self._after_batch, on_end=self._end, serves=serves)
         self.arena = None if self._networked else _shared_memory()
         listener: socket.socket | None = None
         try:
