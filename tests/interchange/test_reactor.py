@@ -322,7 +322,9 @@ class TestSharedMemory:
         assert assign.tasks == [task(1, frames=2)]
         assert frames == (b"one", b"two")
         assert sharing.state.frames == {}, "it is not kept here"
-        assert sharing.state.owners.tasks(sharing.state.owners[1])[1] == task(1, frames=-100), "nor is the record changed"
+        assert sharing.state.owners.tasks(sharing.state.owners[1])[1] == task(1, frames=-100), (
+            "nor is the record changed"
+        )
 
     @pytest.mark.parametrize("shares", [True, False])
     def test_among_tasks_with_frames_of_their_own(self, sharing, memory, shares):

@@ -531,7 +531,10 @@ class TestSuccessor:
         successor.told("executor")
         successor.submit(tasks(1, 2, 3, 4))
         assert successor.assigned("a") == [1, 2, 3, 4]
-        assert all(task.function == 1 for task in successor.state.owners.tasks(successor.state.managers["a"]).values())
+        assert all(
+            task.function == 1
+            for task in successor.state.owners.tasks(successor.state.managers["a"]).values()
+        )
 
     def test_tasks_of_which_only_the_number_is_known_may_be_given_back(self, successor):
         successor.resume("a", workers=1, held=[1, 2, 3, 4], functions=[1])

@@ -54,18 +54,22 @@ class _Number(msgspec.Struct, array_like=True, gc=False):
 _unpack_numbers = msgspec.msgpack.Decoder(list[_Number]).decode
 
 
-class Holder(msgspec.Struct, eq=False):
+class Holder:
     """Somebody who has tasks. Only `AssignedTasks` changes these fields."""
 
-    load: int = 0
-    """how many tasks it has"""
-    first: Block | None = None
-    last: Block | None = None
-    """its blocks, in the order in which they were assigned"""
-    kept: int = 0
-    """bytes of those of its blocks that are packed and not small"""
-    waste: int = 0
-    """what ended tasks take of them"""
+    # No msgspec.Struct, unlike most records: setting a field of one costs several times as much.
+    __slots__ = ("first", "kept", "last", "load", "waste")
+
+    def __init__(self) -> None:
+        self.load = 0
+        """how many tasks it has"""
+        self.first: Block | None = None
+        self.last: Block | None = None
+        """its blocks, in the order in which they were assigned"""
+        self.kept = 0
+        """bytes of those of its blocks that are packed and not small"""
+        self.waste = 0
+        """what ended tasks take of them"""
 
 
 class Block(msgspec.Struct, eq=False):
@@ -112,7 +116,7 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
                     yield first + place
 
     def __getitem__(self, task: int) -> H:
-        holder = self.get(task)
+        holder: H | None = self.get(task)
         if holder is None:
             raise KeyError(task)
         return holder
@@ -155,21 +159,18 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         holder.last = block
         holder.load += count
         pages = self._pages
-        numbers = sorted(numbers)
-        first = numbers[0]
-        for first, stop in (
-            ((first, first + count),) if numbers[-1] - first == count - 1 else _runs(numbers)
-        ):
-            while first < stop:
-                key = first >> PAGE_BITS
-                place = first & _LAST
-                some = min(stop - first, PAGE - place)
+        for first, stop in _runs(sorted(numbers)):
+            at = first
+            while at < stop:
+                key = at >> PAGE_BITS
+                place = at & _LAST
+                some = min(stop - at, PAGE - place)
                 page = pages.get(key)
                 if page is None:
                     page = pages[key] = _EMPTY.copy()
                 page[place : place + some] = [block] * some
                 page[PAGE] += some
-                first += some
+                at += some
 
     def end(self, holder: H, numbers: Iterable[int]) -> int:
         """These tasks have ended; those that the holder does not have are left alone. Returns how many it had."""
@@ -177,14 +178,15 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         former = holder.load
         page = _EMPTY
         first = -PAGE
-        block: Block | None = None
+        block = _NONE
+        loose: dict[int, Task] | None = None
         count = 0
         for number in numbers:
             place = number - first
             if not 0 <= place < PAGE:
-                if block is not None:
+                if count:
                     self._ended(block, count, page, first)
-                    block = None
+                    count = 0
                 first = number & -PAGE
                 place = number - first
                 page = pages.get(number >> PAGE_BITS, _EMPTY)
@@ -192,17 +194,16 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
             if found is not block:
                 if found is None or found.holder is not holder:
                     continue
-                if block is not None:
+                if count:
                     self._ended(block, count, page, first)
+                    count = 0
                 block = found
-                count = 0
-            elif found is None:
-                continue
+                loose = block.loose
             page[place] = None
             count += 1
-            if found.loose is not None:
-                del found.loose[number]
-        if block is not None:
+            if loose is not None:
+                del loose[number]
+        if count:
             self._ended(block, count, page, first)
         if holder.waste > WASTE_BYTES and 3 * holder.waste > 2 * holder.kept:
             self._repack(holder)
@@ -210,15 +211,20 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
 
     def _ended(self, block: Block, count: int, page: _Places, first: int) -> None:
         """Tasks of a block have ended, and are not in their page any more."""
-        page[PAGE] -= count
-        if not page[PAGE]:
+        used = page[PAGE] - count
+        if used:
+            page[PAGE] = used
+        else:
+            # Nobody refers to it any more, but `end`, which finds no more in it.
             del self._pages[first >> PAGE_BITS]
         holder = block.holder
         holder.load -= count
-        block.left -= count
+        left = block.left - count
         weight = block.weight
-        if block.left:
-            holder.waste += weight * count
+        if left:
+            block.left = left
+            if weight:
+                holder.waste += weight * count
             return
         if weight:
             holder.waste -= weight * (block.count - count)
@@ -229,12 +235,10 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
             holder.first = after
         else:
             before.after = after
-            block.before = None
         if after is None:
             holder.last = before
         else:
             after.before = before
-            block.after = None
 
     def _repack(self, holder: H) -> None:
         """Of blocks of which most has ended, keep what is left."""
@@ -317,7 +321,9 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         places: dict[int, int] = {}
         for page in self._pages.values():
             used = [block for block in page[:PAGE] if block is not None]
-            assert len(page) == PAGE + 1 and len(used) == page[PAGE] > 0, "pages are counted, and none is empty"
+            assert len(page) == PAGE + 1 and len(used) == page[PAGE] > 0, (
+                "pages are counted, and none is empty"
+            )
             for block in used:
                 places[id(block)] = places.get(id(block), 0) + 1
         total = 0
@@ -345,12 +351,16 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
 
 _EMPTY: _Places = [*[None] * PAGE, 0]
 
+_NONE = Block(None, 0, b"", None)
+"""A block that is in no page."""
+
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers as first and stop; ``numbers`` rise strictly. O(runs * log(length of a run))."""
+    """Runs of consecutive numbers as first and stop; ``numbers`` rise strictly, and there is one.
+
+    O(runs * log(length of a run)).
+    """
     count = len(numbers)
-    if not count:
-        return []
     first = numbers[0]
     if numbers[-1] - first == count - 1:
         return [(first, first + count)]

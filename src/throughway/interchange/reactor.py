@@ -141,12 +141,15 @@ class InterchangeReactor:
         tasks = message.tasks
         at = 0
         fits = True
+        familiar = UNKNOWN_FUNCTION
         for task in tasks:
             if task.frames > 0:
                 state.frames[task.id] = frames[at : at + task.frames]
                 at += task.frames
-            if task.function not in functions:
-                fits = False
+            if task.function != familiar:
+                familiar = task.function
+                if familiar not in functions:
+                    fits = False
         if not fits or at != len(frames):
             self._drop(tasks)
             return
@@ -352,21 +355,8 @@ class InterchangeReactor:
                 Disconnect(peer, reason),
             ]
             return
-        manager = ManagerRecord(
-            peer=peer,
-            hello=hello,
-            id=hello.id,
-            host=hello.host,
-            block=hello.block,
-            workers=hello.workers,
-            capacity=hello.capacity,
-            joined=now,
-            last_heard=now,
-            last_sent=now,
-            ends_at=math.inf if hello.ends_in is None else now + hello.ends_in,
-            idle_since=now,
-            draining=hello.draining is not None,
-        )
+        ends_at = math.inf if hello.ends_in is None else now + hello.ends_in
+        manager = ManagerRecord(peer, hello, now, ends_at=ends_at, draining=hello.draining is not None)
         state.managers[manager.id] = manager
         state.peers[peer] = manager
         self._limited += manager.ends_at != math.inf
@@ -563,9 +553,11 @@ class InterchangeReactor:
             state.idle_aside.drop(manager)
             state.roomy_aside.drop(manager)
         place: ManagerSelector | None = None
-        if load < manager.workers:
-            place = state.idle if manager.open else None
-        elif load < manager.capacity and manager.open:
+        if manager.held or manager.draining or manager.peer == ABSENT:
+            pass
+        elif load < manager.workers:
+            place = state.idle
+        elif load < manager.capacity:
             place = state.roomy
         former = manager.offered_to
         if former is not place:
@@ -641,25 +633,11 @@ class InterchangeReactor:
             nothing = m.ManagerHello(
                 PROTOCOL_VERSION, expected.manager, expected.host, expected.block, 0, "", "", 0, 0, 0, 0, 0.0
             )
-            manager = ManagerRecord(
-                peer=ABSENT,
-                hello=nothing,
-                id=expected.manager,
-                host=expected.host,
-                block=expected.block,
-                workers=0,
-                capacity=0,
-                joined=now,
-                last_heard=now,
-                last_sent=now,
-                ends_at=math.inf,
-                idle_since=now,
-                held=expected.held,
-                lost_at=now + self._reconnect,
-                seen=expected.received,
-                received=expected.received,
-                restored=True,
-            )
+            manager = ManagerRecord(ABSENT, nothing, now)
+            manager.held = expected.held
+            manager.lost_at = now + self._reconnect
+            manager.seen = manager.received = expected.received
+            manager.restored = True
             state.managers[manager.id] = manager
             numbers = [task for task in dict.fromkeys(expected.tasks) if task not in state.owners]
             if numbers:
@@ -785,10 +763,11 @@ class InterchangeReactor:
                 if self.state.managers.get(manager.id) is manager:
                     self._drain(manager, reason, now)
             self._drains = []
-        if self.state.queue.waiting and not self._exiting:
-            self._balance(self.state.idle, self.state.idle_aside, now, idle=True)
-            if self.state.queue.waiting:
-                self._balance(self.state.roomy, self.state.roomy_aside, now, idle=False)
+        state = self.state
+        if state.queue.waiting and not self._exiting:
+            self._balance(state.idle, state.idle_aside, now, idle=True)
+            if state.queue.waiting:
+                self._balance(state.roomy, state.roomy_aside, now, idle=False)
         if self._limited and self.state.tells_stranded:
             # Workers are idle, tasks wait, and none of these has the time for any of those.
             stuck = bool(
@@ -819,7 +798,11 @@ class InterchangeReactor:
                     offered += 1
             if not offered:
                 return
-            manager = self.state.managers[selector.pick().id]
+            picked = selector.pick()
+            if isinstance(picked, ManagerRecord) and picked.offered_to is selector:
+                manager = picked
+            else:
+                manager = self.state.managers[picked.id]
             room = (manager.workers if idle else manager.capacity) - manager.load
             limit = math.inf
             if self._limited:
@@ -860,7 +843,9 @@ class InterchangeReactor:
         state.owners.put(manager, numbers, kept, packed if kept is tasks else pack(kept))
         self._offer(manager)
         self._actions.append(Note(manager.id, numbers))
-        self._tell(manager, m.PackedAssign(msgspec.Raw(packed), functions, forget, received), now, frames)
+        manager.last_sent = now
+        message = m.PackedAssign(msgspec.Raw(packed), functions, forget, received)
+        self._actions.append(Send(manager.peer, message, frames))
 
     def _furnish(
         self, manager: ManagerRecord, tasks: list[m.Task], functions: list[m.Function], frames: list[Buffer]

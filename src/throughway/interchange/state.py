@@ -20,57 +20,102 @@ UNKNOWN_FUNCTION = -1
 """The function of a task of which only the number is known: a former interchange had sent it to a manager."""
 
 
-class ManagerRecord(Holder, eq=False, kw_only=True):
-    """One registered manager. Times are seconds of the reactor's clock.
+class _Touched(Holder):
+    """What each message touches of a manager.
 
-    What each message touches stands first and refers to as few objects as can be: with thousands of managers, nothing
-    of any of them is in a cache when its next message comes.
+    With thousands of managers nothing of any of them is in a cache when its next message comes, so this lies together,
+    and refers to as few objects as can be: most of these fields are small numbers or None.
     """
 
-    peer: int
-    """the number of its connection, or ABSENT"""
-    id: str
-    workers: int
-    capacity: int
-    held: bool = False
-    draining: bool = False
-    familiar: int = UNKNOWN_FUNCTION
-    """one of `functions` that was looked up last, if it is still there"""
-    seen: int = 0
-    """the number of its last `Results` that came here"""
-    received: int = 0
-    """the number of its last `Results` that the executor is known to have"""
-    unsure: deque[tuple[int, list[int]]] | None = None
-    """the `Results` that were passed on, and that the executor is not known to have: number, and tasks; None for none"""
-    running: dict[int, tuple[int, float]] | None = None
-    """task id → worker and since when, as far as the manager told; None for none"""
-    forget: list[int] | None = None
-    """functions that it is told to forget with its next tasks; None for none"""
-    last_heard: float
-    last_sent: float
-    offered_to: ManagerSelector | None = None
-    """the selector that may pick it"""
-    done: int = 0
-    busy: float = 0.0
-    idle_since: float
-    ends_at: float
-    hello: ManagerHello
-    host: str
-    block: str
-    joined: float
-    functions: set[int] = msgspec.field(default_factory=set)
-    lost_at: float = math.inf
-    """when it is given up: while it is absent, or known to be dead"""
-    watched: float = 0.0
-    """when its deadlines are looked at next"""
-    restored: bool = False
-    """whether it is one of a former interchange, and has not come back yet"""
-    given: Collection[int] | None = None
-    """once it is dead: the tasks that it had given to workers, where its notes could be read"""
-    died: str = ""
-    """how its process ended, where somebody else told"""
-    seconds_left: float = math.inf
-    """until it drains by itself, as of the last dispatch"""
+    __slots__ = (
+        "busy",
+        "capacity",
+        "done",
+        "draining",
+        "familiar",
+        "forget",
+        "held",
+        "id",
+        "idle_since",
+        "last_heard",
+        "last_sent",
+        "offered_to",
+        "peer",
+        "received",
+        "running",
+        "seen",
+        "unsure",
+        "workers",
+    )
+
+
+class ManagerRecord(_Touched):
+    """One registered manager. Times are seconds of the reactor's clock."""
+
+    __slots__ = (
+        "block",
+        "died",
+        "ends_at",
+        "functions",
+        "given",
+        "hello",
+        "host",
+        "joined",
+        "lost_at",
+        "restored",
+        "seconds_left",
+        "watched",
+    )
+
+    def __init__(
+        self, peer: int, hello: ManagerHello, now: float, *, ends_at: float = math.inf, draining: bool = False
+    ) -> None:
+        super().__init__()
+        self.peer = peer
+        """the number of its connection, or ABSENT"""
+        self.hello = hello
+        self.id = hello.id
+        self.host = hello.host
+        self.block = hello.block
+        self.workers = hello.workers
+        self.capacity = hello.capacity
+        self.joined = now
+        self.last_heard = now
+        self.last_sent = now
+        self.ends_at = ends_at
+        self.idle_since = now
+        self.offered_to: ManagerSelector | None = None
+        """the selector that may pick it"""
+        self.functions: set[int] = set()
+        self.familiar = UNKNOWN_FUNCTION
+        """one of `functions`, that was looked up last"""
+        self.forget: list[int] | None = None
+        """functions that it is told to forget with its next tasks; None for none"""
+        self.running: dict[int, tuple[int, float]] | None = None
+        """task id → worker and since when, as far as the manager told; None for none"""
+        self.held = False
+        self.draining = draining
+        self.lost_at = math.inf
+        """when it is given up: while it is absent, or known to be dead"""
+        self.watched = 0.0
+        """when its deadlines are looked at next"""
+        self.restored = False
+        """whether it is one of a former interchange, and has not come back yet"""
+        self.given: Collection[int] | None = None
+        """once it is dead: the tasks that it had given to workers, where its notes could be read"""
+        self.died = ""
+        """how its process ended, where somebody else told"""
+        self.seen = 0
+        """the number of its last `Results` that came here"""
+        self.received = 0
+        """the number of its last `Results` that the executor is known to have"""
+        self.unsure: deque[tuple[int, list[int]]] | None = None
+        """the `Results` that were passed on, and that the executor is not known to have: number, and tasks; None for
+        none"""
+        self.done = 0
+        self.busy = 0.0
+        self.seconds_left = math.inf
+        """until it drains by itself, as of the last dispatch"""
 
     @property
     def open(self) -> bool:
@@ -269,9 +314,7 @@ class InterchangeState(msgspec.Struct, eq=False):
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()
-        offered = sum(
-            manager.open and manager.load < manager.workers for manager in self.managers.values()
-        )
+        offered = sum(manager.open and manager.load < manager.workers for manager in self.managers.values())
         assert len(self.idle) + len(self.idle_aside.members) == offered, (
             "each manager with an idle worker is on offer"
         )
