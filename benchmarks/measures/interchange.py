@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections import deque
+from array import array
 from typing import Any
 
 _STEP = 16
@@ -74,11 +74,12 @@ def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds
         state, python=platform.python_version(), heartbeat_period=30.0, heartbeat_threshold=120.0
     )
     executor = _Executor(messages)
-    assigned: dict[int, deque[int]] = {peer: deque() for peer in range(managers)}
+    # Arrays, so that no objects of the managers lie among those of the interchange: they are in other processes.
+    assigned = [array("Q") for _ in range(managers)]
 
     def take(actions: list[Any]) -> None:
         for action in actions:
-            if isinstance(action, Send) and isinstance(action.message, messages.Assign):
+            if isinstance(action, Send) and isinstance(action.message, messages.PackedAssign):
                 assigned[action.peer].extend(task.id for task in action.message.tasks)
 
     reactor.executor_said(messages.Restore(), (), now)
@@ -126,7 +127,8 @@ def measure(root: int, *, managers: int, queued: int, workers: int = 16, seconds
         for _ in range(_BATCH // _STEP):
             peer = choose(managers)
             held = assigned[peer]
-            tasks = [held.popleft() for _ in range(_STEP)]
+            tasks = held[:_STEP].tolist()
+            del held[:_STEP]
             numbers[peer] += 1
             received[f"{peer:012x}"] = numbers[peer]
             header = encode(

@@ -533,9 +533,13 @@ class Cluster:
                 continue
             has = manager.has(record)
             if manager.connected:
-                assert sorted(has) == sorted(record.tasks), f"{name}: on the wire or at the manager"
+                assert sorted(has) == sorted(state.owners.numbers(record)), (
+                    f"{name}: on the wire or at the manager"
+                )
             else:
-                assert record.tasks.keys() >= set(has), f"{name}: what it has is expected from it"
+                assert set(state.owners.numbers(record)) >= set(has), (
+                    f"{name}: what it has is expected from it"
+                )
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -251,7 +251,7 @@ class Bench:
         said = codec.decode_hello(codec.encode(hello(name, **options)))
         assert isinstance(said, m.ManagerHello)
         known = self.state.managers.get(said.id)
-        has = set() if known is None else set(known.tasks)
+        has = set() if known is None else set(self.state.owners.numbers(known))
         self.reactor.manager_said_hello(peer, said, self.now)
         record = self.state.peers.get(peer)
         tasks: TaskEvents = {}
@@ -262,7 +262,7 @@ class Bench:
                 self._departed.pop(self._entities[name], None)
             welcome = ManagerEvent.WELCOME_DRAINING if record.draining else ManagerEvent.WELCOME
             managers = {self._entities[name]: welcome}
-            tasks = self._fates(has - record.tasks.keys(), TaskEvent.MISSING)
+            tasks = self._fates(has.difference(self.state.owners.numbers(record)), TaskEvent.MISSING)
         elif self.reactor._restored:
             managers = {f"{name} over {peer}": ManagerEvent.REFUSE}
             self._departed[f"{name} over {peer}"] = ManagerState.REFUSED
@@ -285,7 +285,7 @@ class Bench:
         decoded = codec.decode_from_manager(self.raw[0])
         peer = self.peers[name]
         record = self.state.peers.get(peer)
-        has = list(record.tasks) if record is not None else []
+        has = self.state.owners.numbers(record) if record is not None else []
         seen = record.seen if record is not None else 0
         self.reactor.manager_said(peer, decoded, self.raw, self.now)
         tasks: TaskEvents = {}
@@ -345,7 +345,7 @@ class Bench:
         peer = self.peers[name]
         record = self.state.peers.get(peer)
         gone = gone or (record is not None and bool(record.died))
-        lost = list(record.tasks) if record is not None and gone else []
+        lost = self.state.owners.numbers(record) if record is not None and gone else []
         managers: ManagerEvents = {}
         if record is not None:
             managers = {self._entities[record.id]: ManagerEvent.CLOSE if gone else ManagerEvent.CUT}
@@ -405,7 +405,7 @@ class Bench:
         }
         for action in self.trace[said:]:
             match action:
-                case Send(message=m.Assign(tasks=assigned)):
+                case Send(message=m.PackedAssign(tasks=assigned)):
                     tasks |= dict.fromkeys([task.id for task in assigned], TaskEvent.ASSIGN)
                 case Send(message=m.Lost(tasks=lost)):
                     tasks |= dict.fromkeys(lost, TaskEvent.LOST)
@@ -449,7 +449,7 @@ class Bench:
         if owner is None:
             return TaskState.SETTLED
         cancelling = number in self.state.cancelling
-        if number in owner.running:
+        if number in (owner.running or ()):
             return TaskState.RUNNING_CANCELLING if cancelling else TaskState.RUNNING
         return TaskState.ASSIGNED_CANCELLING if cancelling else TaskState.ASSIGNED
 
@@ -467,7 +467,8 @@ class Bench:
             case Note(manager=name, tasks=noted):
                 self.notes.update(dict.fromkeys(noted, name))
             case Send(peer=peer, message=message, frames=frames):
-                if isinstance(message, m.Assign):
+                if isinstance(message, m.PackedAssign):
+                    message = m.Assign(message.tasks, message.functions, message.forget, message.received)
                     for task in message.tasks:
                         assert self.peers[self.notes[task.id]] == peer, "it is noted before it is sent"
                 header = codec.encode(message)

@@ -274,7 +274,7 @@ def _entry(names: dict[int, str], action: Action, after: float) -> str:
 def _message(message: m.Message, frames: int) -> str:
     name = type(message).__name__
     match message:
-        case m.Assign(tasks=tasks, functions=functions, forget=forget, received=received):
+        case m.PackedAssign(tasks=tasks, functions=functions, forget=forget, received=received):
             text = f"Assign {_spelled(task.id for task in tasks)}"
             text += "".join(f" +{function.name}" for function in functions)
             text += "".join(f" -f{number}" for number in forget)

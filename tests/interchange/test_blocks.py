@@ -30,9 +30,9 @@ def test_what_blocks_have_to_do(bench: Bench) -> None:
     for name in "abcd":
         bench.told(name)
     bench.tick(10.0)
-    bench.results("c", *bench.state.managers["c"].tasks)
+    bench.results("c", *bench.state.owners.numbers(bench.state.managers["c"]))
     bench.told("executor")
-    bench.results("d", *bench.state.managers["d"].tasks)
+    bench.results("d", *bench.state.owners.numbers(bench.state.managers["d"]))
     bench.told("executor")
     bench.tick(20.0)
     found = {load.block: load for load in loads(bench).blocks}

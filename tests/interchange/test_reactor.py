@@ -322,7 +322,9 @@ class TestSharedMemory:
         assert assign.tasks == [task(1, frames=2)]
         assert frames == (b"one", b"two")
         assert sharing.state.frames == {}, "it is not kept here"
-        assert sharing.state.owners[1].tasks[1] == task(1, frames=-100), "nor is the record changed"
+        assert sharing.state.owners.tasks(sharing.state.owners[1])[1] == task(1, frames=-100), (
+            "nor is the record changed"
+        )
 
     @pytest.mark.parametrize("shares", [True, False])
     def test_among_tasks_with_frames_of_their_own(self, sharing, memory, shares):
@@ -351,7 +353,7 @@ class TestSharedMemory:
             ]
             assert frames == (b"1", b"2a", b"2b", b"4", b"5a", b"5b")
         assert sharing.state.frames == {1: [b"1"], 5: [b"5a", b"5b"]}
-        assert list(sharing.state.owners[2].tasks.values()) == submitted
+        assert list(sharing.state.owners.tasks(sharing.state.owners[2]).values()) == submitted
 
     def test_managers_of_both_kinds_at_once(self, sharing, memory):
         joined(sharing, "a", workers=2, shares=True)
@@ -510,7 +512,7 @@ class TestResults:
         assert manager.running == {2: (1, bench.now)}
         assert bench.told("executor") == [m.Started("a", [2, 99], [1, 0])]
         bench.results("a", 1, 2)
-        assert manager.running == {}
+        assert manager.running is None
         bench.told("executor")
 
 

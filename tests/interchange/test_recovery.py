@@ -531,12 +531,15 @@ class TestSuccessor:
         successor.told("executor")
         successor.submit(tasks(1, 2, 3, 4))
         assert successor.assigned("a") == [1, 2, 3, 4]
-        assert all(task.function == 1 for task in successor.state.managers["a"].tasks.values())
+        assert all(
+            task.function == 1
+            for task in successor.state.owners.tasks(successor.state.managers["a"]).values()
+        )
 
     def test_tasks_of_which_only_the_number_is_known_may_be_given_back(self, successor):
         successor.resume("a", workers=1, held=[1, 2, 3, 4], functions=[1])
         record = successor.state.managers["a"]
-        assert {task.function for task in record.tasks.values()} == {UNKNOWN_FUNCTION}
+        assert {task.function for task in successor.state.owners.tasks(record).values()} == {UNKNOWN_FUNCTION}
         successor.told("executor")
         successor.manager("a", m.Returned("a", [3, 4], 2))
         assert successor.told("executor") == [m.Returned("a", [3, 4], 0)]

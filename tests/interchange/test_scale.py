@@ -99,7 +99,7 @@ class Hall:
 
     def take(self) -> None:
         for action in self.reactor.turn(self.now):
-            if isinstance(action, Send) and isinstance(action.message, m.Assign):
+            if isinstance(action, Send) and isinstance(action.message, m.PackedAssign):
                 self.assigned[action.peer] += [task.id for task in action.message.tasks]
 
     def executor(self, message: m.FromExecutor) -> None:
@@ -109,7 +109,7 @@ class Hall:
         actions = []
         self.spent += bytecodes(lambda: actions.extend(self.reactor.turn(self.now)))
         for action in actions:
-            if isinstance(action, Send) and isinstance(action.message, m.Assign):
+            if isinstance(action, Send) and isinstance(action.message, m.PackedAssign):
                 self.assigned[action.peer] += [task.id for task in action.message.tasks]
 
     def tasks(self, count: int, *, fn: int = 1, walltime: float = 0.0) -> list[m.Task]:

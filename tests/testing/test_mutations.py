@@ -67,7 +67,8 @@ def queue_what_has_ended(original, reactor, manager, peer, hello, now):
 
 
 def forget_what_never_arrived(original, reactor, manager, peer, hello, now):
-    original(reactor, manager, peer, msgspec.structs.replace(hello, held=[*hello.held, *manager.tasks]), now)
+    tasks = reactor.state.owners.numbers(manager)
+    original(reactor, manager, peer, msgspec.structs.replace(hello, held=[*hello.held, *tasks]), now)
 
 
 def forget_numbers(original, reactor, assigned, now):

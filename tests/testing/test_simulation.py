@@ -288,7 +288,7 @@ def test_results_that_an_interchange_took_with_it_come_again():
 
 def test_notes_must_know_of_results_that_were_not_heard(monkeypatch):
     def assignments(state: InterchangeState) -> list[tuple[str, Collection[int]]]:
-        return [(manager.id, manager.tasks.keys()) for manager in state.managers.values()]
+        return [(manager.id, tasks) for manager, tasks in state.owners.by_holder().items()]
 
     monkeypatch.setattr(InterchangeState, "assignments", assignments)
     assert unheard_results()

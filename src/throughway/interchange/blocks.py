@@ -21,12 +21,12 @@ def loads(state: InterchangeState, now: float) -> LoadView:
     found: dict[str, BlockLoad] = {}
     for manager in state.managers.values():
         load = found.get(manager.block)
-        idle = 0.0 if manager.tasks else now - manager.idle_since
+        idle = 0.0 if manager.load else now - manager.idle_since
         if load is None:
             load = found[manager.block] = BlockLoad(manager.block, 0, 0, 0, idle)
         load.managers += 1
         load.workers += manager.workers
-        load.tasks += len(manager.tasks)
+        load.tasks += manager.load
         load.idle_seconds = min(load.idle_seconds, idle)
         if manager.ends_at < math.inf:
             left = max(0.0, manager.ends_at - now)
@@ -59,7 +59,7 @@ def hold(state: InterchangeState, block: str, *, only_idle: bool) -> tuple[Drain
     With ``only_idle`` a block that has a task is left alone.
     """
     managers = members(state, block)
-    tasks = sum(len(manager.tasks) for manager in managers)
+    tasks = sum(manager.load for manager in managers)
     view = DrainView(not (only_idle and tasks), len(managers), tasks)
     if not view.accepted:
         return view, []

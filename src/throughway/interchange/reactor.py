@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import assert_never
 
@@ -27,6 +28,7 @@ from throughway.interchange.actions import (
     Note,
     Send,
 )
+from throughway.interchange.assigned import pack
 from throughway.interchange.selectors import ManagerSelector
 from throughway.interchange.state import UNKNOWN_FUNCTION, InterchangeState, ManagerRecord, SetAside
 from throughway.protocol import messages as m
@@ -48,6 +50,9 @@ DYING_SECONDS = 2.0
 
 LOST_REMEMBERED = 10_000
 """Managers that were given up, of which the ids are kept."""
+
+SPARE = 64
+"""Empty deques that are kept for managers whose next `Results` come."""
 
 
 class InterchangeReactor:
@@ -86,6 +91,8 @@ class InterchangeReactor:
         """first messages of managers that came before the executor's"""
         self._acknowledge_at = math.inf
         self._actions: list[Action] = []
+        self._spare: list[deque[tuple[int, list[int]]]] = []
+        """empty, and used lately: for managers that have nothing unsure"""
         self._deadlines: list[tuple[float, str]] = []
         """moment and manager: one entry for each manager, and some of those that are gone"""
         self._asks = reports.Asks()
@@ -134,12 +141,15 @@ class InterchangeReactor:
         tasks = message.tasks
         at = 0
         fits = True
+        familiar = UNKNOWN_FUNCTION
         for task in tasks:
             if task.frames > 0:
                 state.frames[task.id] = frames[at : at + task.frames]
                 at += task.frames
-            if task.function not in functions:
-                fits = False
+            if task.function != familiar:
+                familiar = task.function
+                if familiar not in functions:
+                    fits = False
         if not fits or at != len(frames):
             self._drop(tasks)
             return
@@ -155,12 +165,22 @@ class InterchangeReactor:
             functions.pop(function_id, None)
             for manager in state.knowers.pop(function_id, ()):
                 manager.functions.discard(function_id)
-                manager.forget.append(function_id)
+                if manager.familiar == function_id:
+                    manager.familiar = UNKNOWN_FUNCTION
+                self._remind(manager, function_id)
         if message.forget and self._successor and len(state.peers) < len(state.managers):
             for manager in state.managers.values():
                 if manager.restored:
                     # Whether it knows them is seen when it comes back.
-                    manager.forget += message.forget
+                    for function_id in message.forget:
+                        self._remind(manager, function_id)
+
+    @staticmethod
+    def _remind(manager: ManagerRecord, function: int) -> None:
+        """The manager is told to forget this function with its next tasks."""
+        if manager.forget is None:
+            manager.forget = []
+        manager.forget.append(function)
 
     def _drop(self, tasks: list[m.Task]) -> None:
         """A submission that makes no sense: its futures must not hang all the same."""
@@ -213,8 +233,13 @@ class InterchangeReactor:
             if manager is not None and manager.received < number <= manager.seen:
                 manager.received = number
                 unsure = manager.unsure
-                while unsure and unsure[0][0] <= number:
-                    unsure.popleft()
+                if unsure is not None:
+                    while unsure and unsure[0][0] <= number:
+                        unsure.popleft()
+                    if not unsure:
+                        manager.unsure = None
+                        if len(self._spare) < SPARE:
+                            self._spare.append(unsure)
                 if manager.peer != ABSENT:
                     state.untold[manager] = None
         if state.untold and self._acknowledge_at == math.inf:
@@ -330,21 +355,8 @@ class InterchangeReactor:
                 Disconnect(peer, reason),
             ]
             return
-        manager = ManagerRecord(
-            peer=peer,
-            hello=hello,
-            id=hello.id,
-            host=hello.host,
-            block=hello.block,
-            workers=hello.workers,
-            capacity=hello.capacity,
-            joined=now,
-            last_heard=now,
-            last_sent=now,
-            ends_at=math.inf if hello.ends_in is None else now + hello.ends_in,
-            idle_since=now,
-            draining=hello.draining is not None,
-        )
+        ends_at = math.inf if hello.ends_in is None else now + hello.ends_in
+        manager = ManagerRecord(peer, hello, now, ends_at=ends_at, draining=hello.draining is not None)
         state.managers[manager.id] = manager
         state.peers[peer] = manager
         self._limited += manager.ends_at != math.inf
@@ -370,8 +382,11 @@ class InterchangeReactor:
             case m.Results():
                 self._results(manager, message, raw, now)
             case m.Started():
+                owners = self.state.owners
                 for task, worker in zip(message.tasks, message.workers, strict=False):
-                    if task in manager.tasks:
+                    if owners.get(task) is manager:
+                        if manager.running is None:
+                            manager.running = {}
                         manager.running[task] = (worker, now)
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Verdicts():
@@ -388,7 +403,7 @@ class InterchangeReactor:
                     self._actions.append(Log("INFO", f"manager {manager.id} drains: {reason}"))
             case m.Leaving(reason=reason):
                 # It has nothing left: what it was sent meanwhile, it never saw.
-                self._take_back(manager, list(manager.tasks))
+                self._take_back(manager, self.state.owners.numbers(manager))
                 self._leave(manager, reason, lost=False, now=now)
             case m.Broken():
                 self._actions.append(Forward(EXECUTOR, raw))
@@ -453,28 +468,19 @@ class InterchangeReactor:
                 self._after_change(manager, now)
                 return
             manager.seen = message.number
-            manager.unsure.append((message.number, message.tasks))
+            unsure = manager.unsure
+            if unsure is None:
+                unsure = manager.unsure = self._spare.pop() if self._spare else deque()
+            unsure.append((message.number, message.tasks))
         state = self.state
         owners = state.owners
-        tasks = manager.tasks
-        before = len(tasks)
         if state.frames or state.cancelling or manager.running:
             frames = state.frames
-            cancelling = state.cancelling
-            killing = state.killing
-            running = manager.running
             for task in message.tasks:
-                if tasks.pop(task, None) is not None:
-                    del owners[task]
+                if owners.get(task) is manager:
                     frames.pop(task, None)
-                    cancelling.discard(task)
-                    killing.discard(task)
-                    running.pop(task, None)
-        else:
-            for task in message.tasks:
-                if tasks.pop(task, None) is not None:
-                    del owners[task]
-        ended = before - len(tasks)
+                    self._put_aside(manager, task)
+        ended = owners.end(manager, message.tasks)
         manager.capacity = message.capacity
         manager.done += ended
         manager.busy += message.busy
@@ -485,30 +491,33 @@ class InterchangeReactor:
 
     def _judged(self, manager: ManagerRecord, message: m.Verdicts) -> None:
         """Only what the manager has can be settled by it: all else would be the fate of another attempt."""
-        cancelled = [task for task in message.cancelled if task in manager.tasks]
-        refused = [task for task in message.refused if self.state.owners.get(task) in (manager, None)]
-        for task in cancelled:
-            self._settle(manager, task)
+        owners = self.state.owners
+        cancelled = [task for task in message.cancelled if owners.get(task) is manager]
+        refused = [task for task in message.refused if owners.get(task) in (manager, None)]
+        self._settle(manager, cancelled)
         for task in refused:
-            if task in manager.tasks:
+            if owners.get(task) is manager:
                 self.state.cancelling.discard(task)
                 self.state.killing.discard(task)
         if cancelled or refused:
             self._actions.append(Send(EXECUTOR, m.Verdicts(cancelled, refused)))
 
-    def _disown(self, manager: ManagerRecord, task: int) -> m.Task | None:
-        found = manager.tasks.pop(task, None)
-        if found is not None:
-            del self.state.owners[task]
-            self.state.cancelling.discard(task)
-            self.state.killing.discard(task)
-            manager.running.pop(task, None)
-        return found
+    def _put_aside(self, manager: ManagerRecord, task: int) -> None:
+        """The manager has this task no longer: nobody cancels it there, and it does not run there."""
+        self.state.cancelling.discard(task)
+        self.state.killing.discard(task)
+        running = manager.running
+        if running is not None:
+            running.pop(task, None)
+            if not running:
+                manager.running = None
 
     def _take_back(self, manager: ManagerRecord, tasks: Sequence[int]) -> None:
         """Tasks that a manager has not started and will not: they go to others, or nowhere if they are cancelled."""
         cancelling = self.state.cancelling.intersection(tasks)
-        back = [task for task in (self._disown(manager, task) for task in tasks) if task is not None]
+        back = self.state.owners.take(manager, tasks)
+        for task in back:
+            self._put_aside(manager, task.id)
         if cancelling:
             cancelled = [task.id for task in back if task.id in cancelling]
             back = [task for task in back if task.id not in cancelling]
@@ -524,34 +533,39 @@ class InterchangeReactor:
                 back = [task for task in back if task.function != UNKNOWN_FUNCTION]
         self.state.queue.push_back(back)
 
-    def _settle(self, manager: ManagerRecord, task: int) -> None:
-        if self._disown(manager, task) is not None:
+    def _settle(self, manager: ManagerRecord, tasks: Sequence[int]) -> None:
+        """The fate of these tasks, which the manager has, is known."""
+        for task in tasks:
             self.state.frames.pop(task, None)
+            self._put_aside(manager, task)
+        self.state.owners.end(manager, tasks)
 
     def _after_change(self, manager: ManagerRecord, now: float) -> None:
-        if not manager.tasks:
+        if not manager.load:
             manager.idle_since = now
         self._offer(manager)
 
     def _offer(self, manager: ManagerRecord) -> None:
         """Put the manager where its room says that it belongs."""
         state = self.state
-        load = len(manager.tasks)
+        load = manager.load
         if self._limited:
             state.idle_aside.drop(manager)
             state.roomy_aside.drop(manager)
-        if not manager.open:
-            state.idle.withdraw(manager)
-            state.roomy.withdraw(manager)
+        place: ManagerSelector | None = None
+        if manager.held or manager.draining or manager.peer == ABSENT:
+            pass
         elif load < manager.workers:
-            state.idle.offer(manager)
-            state.roomy.withdraw(manager)
+            place = state.idle
         elif load < manager.capacity:
-            state.idle.withdraw(manager)
-            state.roomy.offer(manager)
-        else:
-            state.idle.withdraw(manager)
-            state.roomy.withdraw(manager)
+            place = state.roomy
+        former = manager.offered_to
+        if former is not place:
+            manager.offered_to = place
+            if former is not None:
+                former.withdraw(manager)
+        if place is not None:
+            place.offer(manager)
 
     def _drain(self, manager: ManagerRecord, reason: str, now: float) -> None:
         if not manager.draining:
@@ -578,12 +592,11 @@ class InterchangeReactor:
             state.knowers[function].discard(manager)
         if lost and manager.given is not None:
             given = manager.given
-            self._take_back(manager, [task for task in manager.tasks if task not in given])
-        tasks = list(manager.tasks)
+            self._take_back(manager, [task for task in state.owners.numbers(manager) if task not in given])
+        tasks = state.owners.numbers(manager)
         if lost:
-            state.fallen[manager.id] = [*tasks, *(task for _, some in manager.unsure for task in some)]
-        for task in tasks:
-            self._settle(manager, task)
+            state.fallen[manager.id] = [*tasks, *(task for _, some in manager.unsure or () for task in some)]
+        self._settle(manager, tasks)
         for reply in self._asks.manager_left(manager.id):
             self._answer(*reply)
         self._actions += [
@@ -620,29 +633,16 @@ class InterchangeReactor:
             nothing = m.ManagerHello(
                 PROTOCOL_VERSION, expected.manager, expected.host, expected.block, 0, "", "", 0, 0, 0, 0, 0.0
             )
-            manager = ManagerRecord(
-                peer=ABSENT,
-                hello=nothing,
-                id=expected.manager,
-                host=expected.host,
-                block=expected.block,
-                workers=0,
-                capacity=0,
-                joined=now,
-                last_heard=now,
-                last_sent=now,
-                ends_at=math.inf,
-                idle_since=now,
-                held=expected.held,
-                lost_at=now + self._reconnect,
-                seen=expected.received,
-                received=expected.received,
-                restored=True,
-            )
+            manager = ManagerRecord(ABSENT, nothing, now)
+            manager.held = expected.held
+            manager.lost_at = now + self._reconnect
+            manager.seen = manager.received = expected.received
+            manager.restored = True
             state.managers[manager.id] = manager
-            for task in expected.tasks:
-                manager.tasks[task] = m.Task(task, UNKNOWN_FUNCTION, b"")
-                state.owners[task] = manager
+            numbers = [task for task in dict.fromkeys(expected.tasks) if task not in state.owners]
+            if numbers:
+                unknown = [m.Task(task, UNKNOWN_FUNCTION, b"") for task in numbers]
+                state.owners.put(manager, numbers, unknown, pack(unknown))
             self._actions.append(Note(manager.id, expected.tasks))
             self._watch(manager, now)
         if message.managers:
@@ -700,15 +700,16 @@ class InterchangeReactor:
         manager.last_heard = now
         manager.lost_at = math.inf
         known = set(hello.functions)
-        stale = known.intersection(manager.forget)
+        stale = known.intersection(manager.forget or ())
         if not (self._successor and hello.held):
             # What was forgotten here while it did not hear. Tasks of a former interchange may need more.
             stale |= known - state.functions.keys()
-        manager.forget = sorted(stale)
+        manager.forget = sorted(stale) or None
         known -= stale
         for function in manager.functions - known:
             state.knowers[function].discard(manager)
         manager.functions = known
+        manager.familiar = UNKNOWN_FUNCTION
         for function in known:
             state.knowers.setdefault(function, set()).add(manager)
         self._tell(
@@ -720,9 +721,9 @@ class InterchangeReactor:
         for number, tasks in hello.ended:
             if number > manager.seen:
                 here.update(tasks)
-        missing = [task for task in manager.tasks if task not in here]
+        missing = [task for task in state.owners.numbers(manager) if task not in here]
         self._take_back(manager, missing)
-        unexpected = [task for task in hello.held if task not in manager.tasks]
+        unexpected = [task for task in hello.held if state.owners.get(task) is not manager]
         if unexpected:
             self._actions.append(
                 Log("ERROR", f"manager {manager.id} has {len(unexpected)} tasks that are not its own")
@@ -762,10 +763,11 @@ class InterchangeReactor:
                 if self.state.managers.get(manager.id) is manager:
                     self._drain(manager, reason, now)
             self._drains = []
-        if self.state.queue.waiting and not self._exiting:
-            self._balance(self.state.idle, self.state.idle_aside, now, idle=True)
-            if self.state.queue.waiting:
-                self._balance(self.state.roomy, self.state.roomy_aside, now, idle=False)
+        state = self.state
+        if state.queue.waiting and not self._exiting:
+            self._balance(state.idle, state.idle_aside, now, idle=True)
+            if state.queue.waiting:
+                self._balance(state.roomy, state.roomy_aside, now, idle=False)
         if self._limited and self.state.tells_stranded:
             # Workers are idle, tasks wait, and none of these has the time for any of those.
             stuck = bool(
@@ -801,8 +803,12 @@ class InterchangeReactor:
                     offered += 1
             if not offered:
                 return
-            manager = self.state.managers[selector.pick().id]
-            room = (manager.workers if idle else manager.capacity) - len(manager.tasks)
+            picked = selector.pick()
+            if isinstance(picked, ManagerRecord) and picked.offered_to is selector:
+                manager = picked
+            else:
+                manager = self.state.managers[picked.id]
+            room = (manager.workers if idle else manager.capacity) - manager.load
             limit = math.inf
             if self._limited:
                 manager.seconds_left = limit = manager.ends_at - now
@@ -813,48 +819,74 @@ class InterchangeReactor:
                 self._assign(manager, tasks, now)
             else:
                 selector.withdraw(manager)
+                manager.offered_to = None
                 aside.put(manager)
 
     def _assign(self, manager: ManagerRecord, tasks: list[m.Task], now: float) -> None:
         state = self.state
-        owners = state.owners
-        held = manager.tasks
-        known = manager.functions
         functions: list[m.Function] = []
         frames: list[Buffer] = []
+        kept = tasks
+        familiar = manager.familiar
+        for task in tasks:
+            if task.function != familiar or task.frames:
+                kept = self._furnish(manager, tasks, functions, frames)
+                break
+        packed = pack(tasks)
+        if len(packed) > ASSIGN_BYTES and kept is tasks and not functions and not frames:
+            kept = self._furnish(manager, tasks, functions, frames)
+            packed = pack(tasks)
+        forget: list[int] = []
+        if manager.forget is not None:
+            forget = [function for function in manager.forget if function not in manager.functions]
+            manager.forget = None
+        received = 0
+        if manager in state.untold:
+            del state.untold[manager]
+            received = manager.received
+        numbers = [task.id for task in tasks]
+        state.owners.put(manager, numbers, kept, packed if kept is tasks else pack(kept))
+        self._offer(manager)
+        self._actions.append(Note(manager.id, numbers))
+        manager.last_sent = now
+        message = m.PackedAssign(msgspec.Raw(packed), functions, forget, received)
+        self._actions.append(Send(manager.peer, message, frames))
+
+    def _furnish(
+        self, manager: ManagerRecord, tasks: list[m.Task], functions: list[m.Function], frames: list[Buffer]
+    ) -> list[m.Task]:
+        """Add what a manager needs for these tasks. Those that would be too much are left to wait.
+
+        Returns the tasks as they are to be kept here: should they come back, they may go to a manager that shares the
+        executor's memory, of which this one was sent a copy.
+        """
+        state = self.state
+        kept = tasks
         size = 0
         for index, task in enumerate(tasks):
             if size >= ASSIGN_BYTES:
-                state.queue.push_back(tasks[index:])
-                tasks = tasks[:index]
+                state.queue.push_back(kept[index:])
+                del tasks[index:], kept[index:]
                 break
             size += len(task.payload)
-            held[task.id] = task
-            owners[task.id] = manager
-            if task.function not in known:
-                known.add(task.function)
-                functions.append(state.functions[task.function])
-                state.knowers.setdefault(task.function, set()).add(manager)
+            if task.function != manager.familiar:
+                manager.familiar = task.function
+                if task.function not in manager.functions:
+                    manager.functions.add(task.function)
+                    functions.append(state.functions[task.function])
+                    state.knowers.setdefault(task.function, set()).add(manager)
             there: Sequence[Buffer] = ()
             if task.frames > 0:
                 there = state.frames[task.id]
             elif task.frames and not manager.hello.shares:
                 there = self._arena(-task.frames, task.id)
+                if kept is tasks:
+                    kept = tasks.copy()
                 tasks[index] = msgspec.structs.replace(task, frames=len(there))
             if there:
                 frames += there
                 size += sum(map(len, there))
-        forget = manager.forget
-        if forget:
-            manager.forget = []
-            forget = [function for function in forget if function not in known]
-        received = 0
-        if manager in state.untold:
-            del state.untold[manager]
-            received = manager.received
-        self._offer(manager)
-        self._actions.append(Note(manager.id, [task.id for task in tasks]))
-        self._tell(manager, m.Assign(tasks, functions, forget, received), now, frames)
+        return kept
 
     # ----------------------------------------------------------------------------------------------------- liveness
 

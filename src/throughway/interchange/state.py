@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from throughway.interchange.actions import ABSENT, Buffer
+from throughway.interchange.assigned import AssignedTasks, Holder
 from throughway.interchange.selectors import ManagerSelector
-from throughway.protocol.messages import Function, ManagerHello, Task
+from throughway.protocol.messages import Function, ManagerHello
 from throughway.protocol.views import ManagerView, StatusView
 from throughway.scheduling.task_queue import TaskQueue
 
@@ -19,53 +20,102 @@ UNKNOWN_FUNCTION = -1
 """The function of a task of which only the number is known: a former interchange had sent it to a manager."""
 
 
-class ManagerRecord(msgspec.Struct, eq=False):
+class _Touched(Holder):
+    """What each message touches of a manager.
+
+    With thousands of managers nothing of any of them is in a cache when its next message comes, so this lies together,
+    and refers to as few objects as can be: most of these fields are small numbers or None.
+    """
+
+    __slots__ = (
+        "busy",
+        "capacity",
+        "done",
+        "draining",
+        "familiar",
+        "forget",
+        "held",
+        "id",
+        "idle_since",
+        "last_heard",
+        "last_sent",
+        "offered_to",
+        "peer",
+        "received",
+        "running",
+        "seen",
+        "unsure",
+        "workers",
+    )
+
+
+class ManagerRecord(_Touched):
     """One registered manager. Times are seconds of the reactor's clock."""
 
-    peer: int
-    """the number of its connection, or ABSENT"""
-    hello: ManagerHello
-    id: str
-    host: str
-    block: str
-    workers: int
-    capacity: int
-    joined: float
-    last_heard: float
-    last_sent: float
-    ends_at: float
-    idle_since: float
-    tasks: dict[int, Task] = msgspec.field(default_factory=dict)
-    functions: set[int] = msgspec.field(default_factory=set)
-    forget: list[int] = msgspec.field(default_factory=list)
-    running: dict[int, tuple[int, float]] = msgspec.field(default_factory=dict)
-    """task id → worker and since when, as far as the manager told"""
-    held: bool = False
-    draining: bool = False
-    lost_at: float = math.inf
-    """when it is given up: while it is absent, or known to be dead"""
-    watched: float = 0.0
-    """when its deadlines are looked at next"""
-    restored: bool = False
-    """whether it is one of a former interchange, and has not come back yet"""
-    given: Collection[int] | None = None
-    """once it is dead: the tasks that it had given to workers, where its notes could be read"""
-    died: str = ""
-    """how its process ended, where somebody else told"""
-    seen: int = 0
-    """the number of its last `Results` that came here"""
-    received: int = 0
-    """the number of its last `Results` that the executor is known to have"""
-    unsure: deque[tuple[int, list[int]]] = msgspec.field(default_factory=deque)
-    """the `Results` that were passed on, and that the executor is not known to have: number, and tasks"""
-    done: int = 0
-    busy: float = 0.0
-    seconds_left: float = math.inf
-    """until it drains by itself, as of the last dispatch"""
+    __slots__ = (
+        "block",
+        "died",
+        "ends_at",
+        "functions",
+        "given",
+        "hello",
+        "host",
+        "joined",
+        "lost_at",
+        "restored",
+        "seconds_left",
+        "watched",
+    )
 
-    @property
-    def load(self) -> int:
-        return len(self.tasks)
+    def __init__(
+        self, peer: int, hello: ManagerHello, now: float, *, ends_at: float = math.inf, draining: bool = False
+    ) -> None:
+        super().__init__()
+        self.peer = peer
+        """the number of its connection, or ABSENT"""
+        self.hello = hello
+        self.id = hello.id
+        self.host = hello.host
+        self.block = hello.block
+        self.workers = hello.workers
+        self.capacity = hello.capacity
+        self.joined = now
+        self.last_heard = now
+        self.last_sent = now
+        self.ends_at = ends_at
+        self.idle_since = now
+        self.offered_to: ManagerSelector | None = None
+        """the selector that may pick it"""
+        self.functions: set[int] = set()
+        self.familiar = UNKNOWN_FUNCTION
+        """one of `functions`, that was looked up last"""
+        self.forget: list[int] | None = None
+        """functions that it is told to forget with its next tasks; None for none"""
+        self.running: dict[int, tuple[int, float]] | None = None
+        """task id → worker and since when, as far as the manager told; None for none"""
+        self.held = False
+        self.draining = draining
+        self.lost_at = math.inf
+        """when it is given up: while it is absent, or known to be dead"""
+        self.watched = 0.0
+        """when its deadlines are looked at next"""
+        self.restored = False
+        """whether it is one of a former interchange, and has not come back yet"""
+        self.given: Collection[int] | None = None
+        """once it is dead: the tasks that it had given to workers, where its notes could be read"""
+        self.died = ""
+        """how its process ended, where somebody else told"""
+        self.seen = 0
+        """the number of its last `Results` that came here"""
+        self.received = 0
+        """the number of its last `Results` that the executor is known to have"""
+        self.unsure: deque[tuple[int, list[int]]] | None = None
+        """the `Results` that were passed on, and that the executor is not known to have: number, and tasks; None for
+        none"""
+        self.done = 0
+        self.busy = 0.0
+        self.seconds_left = math.inf
+        """until it drains by itself, as of the last dispatch"""
 
     @property
     def open(self) -> bool:
@@ -75,7 +125,7 @@ class ManagerRecord(msgspec.Struct, eq=False):
     def view(self, now: float) -> ManagerView:
         """For reports."""
         hello = self.hello
-        load = len(self.tasks)
+        load = self.load
         return ManagerView(
             manager=self.id,
             host=self.host,
@@ -154,7 +204,7 @@ class InterchangeState(msgspec.Struct, eq=False):
     functions: dict[int, Function] = msgspec.field(default_factory=dict)
     frames: dict[int, Sequence[Buffer]] = msgspec.field(default_factory=dict)
     """task id → its large frames, for those that have any"""
-    owners: dict[int, ManagerRecord] = msgspec.field(default_factory=dict)
+    owners: AssignedTasks[ManagerRecord] = msgspec.field(default_factory=AssignedTasks)
     """task id → the manager that has it"""
     cancelling: set[int] = msgspec.field(default_factory=set)
     """assigned tasks whose managers were asked to cancel them, and have not answered"""
@@ -193,7 +243,7 @@ class InterchangeState(msgspec.Struct, eq=False):
             for manager in self.managers.values()
             if manager.unsure
         ]
-        now = [(manager.id, manager.tasks.keys()) for manager in self.managers.values()]
+        now = [(manager.id, tasks) for manager, tasks in self.owners.by_holder().items()]
         return [*self.fallen.items(), *unsure, *now]
 
     def status(self, now: float) -> StatusView:
@@ -207,7 +257,7 @@ class InterchangeState(msgspec.Struct, eq=False):
             memory=sum(manager.hello.memory for manager in managers),
             managers=len(managers),
             workers=sum(manager.workers for manager in managers),
-            idle_workers=sum(max(0, manager.workers - len(manager.tasks)) for manager in managers),
+            idle_workers=sum(max(0, manager.workers - manager.load) for manager in managers),
             pending=len(self.queue),
             assigned=len(self.owners),
             submitted=self.submitted,
@@ -223,13 +273,9 @@ class InterchangeState(msgspec.Struct, eq=False):
     def sanity_check(self) -> None:
         """Every cross-index agrees with every other. For tests and simulations."""
         self.queue.sanity_check()
-        for number, manager in self.owners.items():
-            assert number in manager.tasks, (
-                f"task {number} is indexed at {manager.id}, which does not have it"
-            )
+        self.owners.sanity_check(self.managers.values())
+        for number in self.owners:
             assert number not in self.queue, f"task {number} waits and is assigned"
-        held = sum(len(manager.tasks) for manager in self.managers.values())
-        assert held == len(self.owners), "each task has one owner"
         for name, manager in self.managers.items():
             assert manager.id == name
             assert name not in self.lost, f"manager {name} was given up and is here"
@@ -239,15 +285,21 @@ class InterchangeState(msgspec.Struct, eq=False):
                 assert self.peers[manager.peer] is manager
                 assert not manager.restored, f"manager {name} is back"
             assert manager.received <= manager.seen, "the executor has what came through here"
-            numbers = [number for number, _ in manager.unsure]
+            assert manager.unsure is None or manager.unsure
+            numbers = [number for number, _ in manager.unsure or ()]
             assert numbers == list(range(manager.seen - len(numbers) + 1, manager.seen + 1)), (
                 "what the executor may not have are the last results, in order"
             )
             assert not numbers or numbers[0] > manager.received
-            assert manager.running.keys() <= manager.tasks.keys(), "only what it has can run there"
-            for task in manager.tasks.values():
+            assert manager.offered_to in (None, self.idle, self.roomy)
+            tasks = self.owners.tasks(manager)
+            assert manager.running is None or manager.running
+            assert set(manager.running or ()) <= tasks.keys(), "only what it has can run there"
+            for task in tasks.values():
                 known = task.function == UNKNOWN_FUNCTION or task.function in manager.functions
                 assert known, "a manager knows the functions of its tasks"
+            assert manager.familiar == UNKNOWN_FUNCTION or manager.familiar in manager.functions
+            assert manager.forget is None or manager.forget
             for function in manager.functions:
                 assert manager in self.knowers[function], "who knows a function is told to forget it"
         assert sum(map(len, self.knowers.values())) == sum(
@@ -262,14 +314,12 @@ class InterchangeState(msgspec.Struct, eq=False):
         for task in self.queue:
             assert task.function in self.functions, "the functions of waiting tasks are known"
         assert self.frames.keys() <= self.queue.waiting.keys() | self.owners.keys()
-        offered = sum(
-            manager.open and len(manager.tasks) < manager.workers for manager in self.managers.values()
-        )
+        offered = sum(manager.open and manager.load < manager.workers for manager in self.managers.values())
         assert len(self.idle) + len(self.idle_aside.members) == offered, (
             "each manager with an idle worker is on offer"
         )
         roomy = sum(
-            manager.open and manager.workers <= len(manager.tasks) < manager.capacity
+            manager.open and manager.workers <= manager.load < manager.capacity
             for manager in self.managers.values()
         )
         assert len(self.roomy) + len(self.roomy_aside.members) == roomy, "each manager with room is on offer"

@@ -309,6 +309,23 @@ class Assign(msgspec.Struct, array_like=True, tag=15):
     received: int = 0
 
 
+_decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
+
+
+class PackedAssign(msgspec.Struct, array_like=True, tag=15):
+    """The same message for its sender, who has encoded the tasks already."""
+
+    packed: msgspec.Raw
+    functions: list[Function] = []
+    forget: list[int] = []
+    received: int = 0
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Decoded anew."""
+        return _decode_tasks(self.packed)
+
+
 class Acknowledged(msgspec.Struct, array_like=True, tag=25):
     """The executor has this manager's `Results` up to this number."""
 
@@ -410,4 +427,4 @@ ToExecutor: TypeAlias = (
     | Heartbeat
     | Answer
 )
-Message: TypeAlias = FromExecutor | FromManager | Hello | Greeting | ToManager | ToExecutor
+Message: TypeAlias = FromExecutor | FromManager | Hello | Greeting | ToManager | ToExecutor | PackedAssign

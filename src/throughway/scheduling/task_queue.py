@@ -84,14 +84,15 @@ class TaskQueue:
     def push(self, tasks: Iterable[Task]) -> None:
         """Add tasks that were not here before, in order."""
         waiting = self.waiting
-        last: tuple[int, float] | None = None
-        queue: deque[Task]
+        queue: deque[Task] | None = None
+        priority: int = 0
+        walltime: int | float = 0
         if self._dead:
             tasks = self._buried(tasks)
         for task in tasks:
-            if last is None or task.priority != last[0] or task.walltime != last[1]:
+            if queue is None or task.priority != priority or task.walltime != walltime:
                 queue = self._level(task)
-                last = (task.priority, task.walltime)
+                priority, walltime = task.priority, task.walltime
             waiting[task.id] = task
             queue.append(task)
 
@@ -122,7 +123,13 @@ class TaskQueue:
             queue, alone = self._head(limit)
             if queue is None:
                 break
-            if alone:
+            if alone and not dead:
+                popleft, append = queue.popleft, taken.append
+                for _ in range(min(count - len(taken), len(queue))):
+                    task = popleft()
+                    del waiting[task.id]
+                    append(task)
+            elif alone:
                 for _ in range(min(count - len(taken), len(queue))):
                     task = queue.popleft()
                     if dead and self._is_dead(task.id):

@@ -23,7 +23,9 @@ def described(message: m.Message) -> str:
     """A message in a few words."""
     name = type(message).__name__
     match message:
-        case m.Submit(tasks=tasks, received=received) | m.Assign(tasks=tasks, received=received):
+        case m.PackedAssign(tasks=tasks, received=received) | m.Assign(tasks=tasks, received=received):
+            return f"Assign {span(task.id for task in tasks)} received={received}"
+        case m.Submit(tasks=tasks, received=received):
             return f"{name} {span(task.id for task in tasks)} received={received}"
         case m.Results(tasks=tasks, outcomes=outcomes, number=number, waiting=waiting):
             kinds = " ".join(m.Outcome(kind).name for kind in sorted(set(outcomes)))

@@ -137,10 +137,16 @@ class SimulatedInterchange(Process):
     def _tell_ledger(self, former: Action | None, action: Action, following: Action | None) -> None:
         """From when on a manager may have a task: with its note, or where there is none, with the message."""
         if isinstance(action, Note):
-            if action.manager and isinstance(following, Send) and isinstance(following.message, m.Assign):
+            if (
+                action.manager
+                and isinstance(following, Send)
+                and isinstance(following.message, m.PackedAssign)
+            ):
                 self.world.ledger.sent(action.manager, action.tasks)
         elif (
-            isinstance(action, Send) and isinstance(action.message, m.Assign) and not isinstance(former, Note)
+            isinstance(action, Send)
+            and isinstance(action.message, m.PackedAssign)
+            and not isinstance(former, Note)
         ):
             self.world.ledger.sent(self._ids[action.peer], [task.id for task in action.message.tasks])
 

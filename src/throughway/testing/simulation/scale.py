@@ -198,14 +198,14 @@ class Hall:
         self.executor.interchange_said(message, frames, self.now)
 
     def _reach(self, peer: Peer, message: m.Message) -> None:
-        if isinstance(message, m.Assign):
+        if isinstance(message, m.PackedAssign):
             peer.held.extend(task.id for task in message.tasks)
             peer.functions += [function.id for function in message.functions]
             for task in message.tasks:
                 if task.id in self.starts:
                     raise Violation(f"task {task.id} comes to {peer.name} a second time")
                 self.starts.add(task.id)
-        if isinstance(message, m.Assign | m.Acknowledged) and message.received:
+        if isinstance(message, m.PackedAssign | m.Acknowledged) and message.received:
             peer.received(message.received)
 
     # ---------------------------------------------------------------------------------------------------- what happens
