@@ -56,6 +56,7 @@ class TestMapping:
         put(owners, other, 3)
         assert owners == {1: holder, 2: holder, 3: other, 5 * PAGE: holder}
         assert len(owners) == 4
+        assert owners
         assert (holder.load, other.load) == (3, 1)
         assert owners.by_holder() == {holder: [1, 2, 5 * PAGE], other: [3]}
 

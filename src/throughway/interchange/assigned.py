@@ -108,6 +108,10 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         """O(pages)."""
         return sum(page[PAGE] for page in self._pages.values())
 
+    def __bool__(self) -> bool:
+        """Whether anything is assigned. O(1)."""
+        return bool(self._pages)
+
     def __iter__(self) -> Iterator[int]:
         for key, page in self._pages.items():
             first = key << PAGE_BITS
