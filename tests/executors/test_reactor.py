@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import throughway
 from tests.executors.reactor_bench import Bench, Future
-from throughway.executors.actions import Log, Notify
-from throughway.executors.reactor import RESTART_SECONDS, SUBMIT_BYTES, SUBMIT_TASKS
+from throughway.executors.actions import Log, Notify, Restart
+from throughway.executors.reactor import ACKNOWLEDGE_SECONDS, RESTART_SECONDS, SUBMIT_BYTES, SUBMIT_TASKS
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.serialize.exceptions import ExceptionContext, pack_exception
@@ -125,6 +127,218 @@ def test_late_results_are_counted_and_dropped(bench: Bench) -> None:
     bench.results({1: 2})
     assert bench.futures[1].value == 1
     assert bench.reactor.late == 1
+
+
+def plain(values: dict[int, Any], number: int = 1, **changes: Any) -> tuple[m.Results, list[bytes]]:
+    """A message with such results, as `take_plain` wants them, and its body."""
+    body = [codec.encode([pack_result(value)[0] for value in values.values()])]
+    count = len(values)
+    message = m.Results("m1", 4, list(values), bytes(count), [0] * count, {}, 0.0, number)
+    return msgspec.structs.replace(message, **changes), body
+
+
+def take(bench: Bench, message: m.Results, frames: Sequence[bytes]) -> bool:
+    taken = bench.reactor.take_plain(message, frames, bench.now)
+    bench.reactor.sanity_check()
+    return taken
+
+
+def test_plain_results_are_taken_where_they_are_waited_for(bench: Bench) -> None:
+    bench.add(1, 2, 3)
+    bench.submission()
+    assert take(bench, *plain({1: None, 2: {"a": [1]}}, 7))
+    assert [bench.futures[number].value for number in (1, 2)] == [None, {"a": [1]}]
+    assert list(bench.reactor.futures) == [3]
+    assert not bench.reactor.actions()
+    # That they are here is said as of any others: with the next task, or after a second.
+    deadline = bench.reactor.next_deadline()
+    assert deadline == bench.now + ACKNOWLEDGE_SECONDS
+    assert bench.turn(0.99) == []
+    assert bench.turn(0.02) == [m.Acknowledge({"m1": 7})]
+    # Sent again, they have come before.
+    assert not take(bench, *plain({1: None, 2: {"a": [1]}}, 7))
+    bench.say(*plain({1: None, 2: {"a": [1]}}, 7))
+    assert bench.reactor.late == 2
+    assert not bench.told()
+
+
+def test_the_next_task_says_that_plain_results_are_here(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    assert take(bench, *plain({1: 1}, 7))
+    bench.add(2)
+    assert bench.submission().received == {"m1": 7}
+    assert bench.turn(2) == []
+
+
+def test_a_manager_that_waits_is_told_at_once_of_plain_results(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    assert take(bench, *plain({1: 1}, 7))
+    assert take(bench, *plain({2: 2}, 8, waiting=True))
+    assert bench.reactor.next_deadline() == bench.now
+    assert bench.turn() == [m.Acknowledge({"m1": 8})]
+
+
+def test_plain_results_are_a_sign_of_life(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    bench.say(m.Heartbeat())
+    assert bench.turn(30) == [m.Heartbeat()], "asked for a sign of life"
+    assert take(bench, *plain({1: 1}))
+    bench.told()
+    silence = bench.reactor.patience - 30 + 1
+    assert not any(isinstance(action, Restart) for action in actions_after(bench, silence))
+
+
+def actions_after(bench: Bench, seconds: float) -> list[Any]:
+    bench.now += seconds
+    bench.reactor.turn(bench.now)
+    return bench.reactor.actions()
+
+
+class Kept:
+    """Stands for a journal that has all on its disk."""
+
+    mark = safe = 0
+
+    def __init__(self) -> None:
+        self.tasks: list[int] = []
+
+    def results(self, tasks: Sequence[int], *rest: Any) -> None:
+        self.tasks += tasks
+
+
+def refused(bench: Bench, message: m.Results, frames: Sequence[bytes]) -> None:
+    """Nothing of this is taken, and nothing has changed."""
+    before = (
+        dict(bench.reactor.futures),
+        [future.state for future in bench.futures.values()],
+        bench.reactor.next_deadline(),
+        bench.reactor.late,
+    )
+    assert not take(bench, message, frames)
+    after = (
+        dict(bench.reactor.futures),
+        [future.state for future in bench.futures.values()],
+        bench.reactor.next_deadline(),
+        bench.reactor.late,
+    )
+    assert after == before
+    assert not bench.reactor.actions()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"number": 0},
+        {"number": 5},
+        {"frames": {1: 1}},
+        {"outcomes": bytes([m.Outcome.VALUE, m.Outcome.EXCEPTION])},
+        {"outcomes": bytes([m.Outcome.WORKER_LOST, m.Outcome.VALUE])},
+        {"outcomes": bytes(1)},
+        {"tasks": [1, 1]},
+        {"tasks": [1, 99]},
+        {"tasks": [1]},
+        {"tasks": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_what_is_not_plain_is_left_alone(bench: Bench, changes: dict[str, Any]) -> None:
+    bench.add(1, 2, 3, 4)
+    bench.submission()
+    assert take(bench, *plain({4: 4}, 5))
+    bench.told()
+    refused(bench, *plain({1: 1, 2: 2}, **{"number": 6, **changes}))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"\xc1"],
+        [codec.encode([pack_result(1)[0]])],
+        [codec.encode([pack_result(1)[0], b"no pickle"])],
+        [codec.encode([pack_result(1)[0], pack_result(2)[0]]), b"a frame that nobody announced"],
+    ],
+    ids=["no body", "no list", "too few", "no pickle", "too many frames"],
+)
+def test_a_body_that_makes_no_sense_is_left_alone(bench: Bench, frames: list[bytes]) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    refused(bench, plain({1: 1, 2: 2})[0], frames)
+
+
+def test_with_a_journal_nothing_is_plain(bench: Bench) -> None:
+    journal = Kept()
+    bench.reactor.journal = journal
+    bench.add(1)
+    bench.submission()
+    refused(bench, *plain({1: 1}))
+    bench.say(*plain({1: 1}))
+    assert (bench.futures[1].value, journal.tasks) == (1, [1])
+
+
+def test_while_something_is_cancelled_nothing_is_plain(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.submission()
+    verdicts: list[bool] = []
+    bench.reactor.cancel([2], verdicts.append)
+    bench.told()
+    refused(bench, *plain({1: 1}))
+    refused(bench, *plain({2: 2}))
+    bench.say(*plain({2: 2}))
+    assert verdicts == [False]
+
+
+class Special(Future):
+    """A future with callbacks, or one at which somebody is cut short; later it is as any other."""
+
+    def __init__(self, number: int, first: BaseException | None = None) -> None:
+        super().__init__(m.Task(number, 1, b""))
+        self.first = first
+        self.asked = 0
+
+    def _set_plainly(self, value: Any) -> bool:
+        self.asked += 1
+        if self.first is not None:
+            first, self.first = self.first, None
+            raise first
+        return False
+
+
+def test_a_future_with_callbacks_leaves_the_rest_to_the_thread(bench: Bench) -> None:
+    bench.add(1, 3)
+    special = bench.futures[2] = Special(2)
+    bench.reactor.add(special)
+    bench.submission()
+    message, frames = plain({1: "one", 2: "two", 3: "three"}, 7)
+    assert not take(bench, message, frames)
+    assert (special.asked, special.state) == (1, "pending")
+    assert bench.turn(2) == [], "nobody may hear yet that they are here"
+    bench.say(message, frames)
+    assert [bench.futures[number].value for number in (1, 2, 3)] == ["one", "two", "three"]
+    assert not bench.reactor.futures
+    assert bench.turn(2) == [m.Acknowledge({"m1": 7})]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_who_is_cut_short_has_not_taken_it(bench: Bench, again: bool) -> None:
+    bench.add(1, 3)
+    special = bench.futures[2] = Special(2, MemoryError())
+    bench.reactor.add(special)
+    bench.submission()
+    message, frames = plain({1: "one", 2: "two", 3: "three"}, 7)
+    with pytest.raises(MemoryError):
+        take(bench, message, frames)
+    assert bench.turn(2) == []
+    if again:
+        # What is done already is no outstanding task any more: the thread sorts that out.
+        assert not take(bench, message, frames)
+    bench.say(message, frames)
+    assert [bench.futures[number].value for number in (1, 2, 3)] == ["one", "two", "three"]
+    assert not bench.reactor.futures
+    assert bench.turn(2) == [m.Acknowledge({"m1": 7})]
 
 
 @pytest.mark.parametrize(

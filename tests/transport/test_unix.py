@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.transport.ends import Ends, Make, Side
 from throughway.errors import TransportError
 from throughway.transport.framing import preamble
 from throughway.transport.interface import Arrival, Closed, Opened
+from throughway.transport.poller import Poller
 from throughway.transport.unix import UnixWire, listening_socket, peer_user
 
 
@@ -178,3 +180,123 @@ def test_a_wire_takes_connected_sockets_and_gives_each_a_number() -> None:
     finally:
         ends.connectors += others
         ends.close()
+
+
+class Pair:
+    """A wire over each end of a pair of sockets, and what watches them."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.poller = Poller()
+        self.wire = UnixWire.over(ours)
+        self.wire.register(self.poller)
+        self.others = Poller()
+        self.other = UnixWire.over(theirs)
+        self.other.register(self.others)
+        for wire in (self.wire, self.other):
+            wire.receive()
+
+    def messages(self) -> list[list[bytes]]:
+        events = self.wire.receive()
+        assert all(isinstance(event, Arrival) for event in events), events
+        return [[bytes(frame) for frame in event.frames] for event in events if isinstance(event, Arrival)]
+
+    def close(self) -> None:
+        self.wire.close()
+        self.other.close()
+        self.poller.close()
+        self.others.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def test_who_takes_reads_in_place_of_the_selector(pair: Pair) -> None:
+    pair.wire.take(0)
+    assert pair.messages() == [], "there is nothing, and nobody waits for it"
+    pair.wire.pause(0, True)
+    pair.other.send(0, [b"one"])
+    pair.other.send(0, [b"two", b"frames"])
+    assert not pair.poller.ready()
+    pair.wire.take(0)
+    assert pair.messages() == [[b"one"], [b"two", b"frames"]]
+    pair.wire.pause(0, False)
+    assert not pair.poller.ready()
+    pair.other.send(0, [b"three"])
+    pair.poller.wait(None)
+    assert pair.messages() == [[b"three"]]
+
+
+def test_what_is_left_after_a_pause_is_seen_by_the_selector(pair: Pair) -> None:
+    pair.wire.pause(0, True)
+    pair.other.send(0, [b"one"])
+    assert not pair.poller.ready()
+    pair.wire.pause(0, False)
+    pair.poller.wait(None)
+    assert pair.messages() == [[b"one"]]
+
+
+def test_a_message_may_be_read_in_part_by_each(pair: Pair) -> None:
+    large = os.urandom(1 << 22)
+    pair.wire.pause(0, True)
+    pair.other.send(0, [b"head", large])
+    assert pair.other.backlog(0), "more than the sockets hold"
+    pair.wire.take(0)
+    assert pair.messages() == []
+    pair.wire.pause(0, False)
+    while pair.other.backlog(0):
+        pair.others.wait(None)
+        pair.poller.wait(None)
+    while pair.poller.ready():
+        pair.poller.wait(0)
+    assert pair.messages() == [[b"head", large]]
+
+
+def test_to_pause_twice_is_to_pause_once(pair: Pair) -> None:
+    for paused in (True, True, False, False):
+        pair.wire.pause(0, paused)
+    pair.other.send(0, [b"one"])
+    pair.poller.wait(None)
+    assert pair.messages() == [[b"one"]]
+
+
+def test_a_paused_peer_is_written_to(pair: Pair) -> None:
+    large = os.urandom(1 << 22)
+    pair.wire.pause(0, True)
+    pair.wire.send(0, [large])
+    assert pair.wire.backlog(0)
+    arrived: list[bytes] = []
+    while not arrived:
+        pair.poller.wait(0)
+        pair.other.take(0)
+        arrived += [bytes(event.frames[0]) for event in pair.other.receive() if isinstance(event, Arrival)]
+    assert arrived == [large]
+    assert not pair.poller.ready(), "neither to write any more, nor to read"
+
+
+def test_who_takes_hears_that_the_peer_is_gone(pair: Pair) -> None:
+    pair.wire.pause(0, True)
+    pair.other.send(0, [b"last"])
+    pair.other.close()
+    pair.wire.take(0)
+    pair.wire.take(0)
+    last, closed = pair.wire.receive()
+    assert isinstance(last, Arrival)
+    assert isinstance(closed, Closed)
+    # From here on there is nobody to read from, to pause, or to watch.
+    pair.wire.take(0)
+    pair.wire.pause(0, False)
+    assert not pair.wire.pending()
+    assert not pair.poller.get_map()
+
+
+def test_a_paused_peer_that_is_gone_is_noticed_when_it_is_sent_to(pair: Pair) -> None:
+    pair.wire.pause(0, True)
+    pair.other.close()
+    assert not pair.poller.ready()
+    assert pair.wire.send(0, [b"hello"]) is False
+    assert [type(event) for event in pair.wire.receive()] == [Closed]

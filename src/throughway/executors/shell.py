@@ -59,6 +59,22 @@ FAREWELL_SECONDS = 5.0
 Request = Callable[[ExecutorReactor], None]
 
 
+class _Bell:
+    """Wakes the thread. Whoever is about to ring keeps its descriptor open, so that nobody needs a lock for that: the
+    handler of a signal might come by while its thread had that lock, and wait for the executor's end."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        os.eventfd_write(self.descriptor, 1)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.descriptor)
+
+
 class ExecutorShell:
     """Owns the executor's end of the wire to its interchange.
 
@@ -93,8 +109,6 @@ class ExecutorShell:
         """until when the thread waits, at most"""
         self.spin = Spin(SERVE_SECONDS if serves else 0.0, PROMPT_SECONDS)
         """told by those who wait how long it took"""
-        # An RLock, since the handler of a signal may come by while this thread has it.
-        self._closing = threading.RLock()
         self._last_sent = 0.0
         self._signalled = False
         self._ending = False
@@ -104,8 +118,10 @@ class ExecutorShell:
         self._process: InterchangeProcess | None = None
         self._wire = UnixWire()
         self._selector = Poller()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
+        self._bell: _Bell | None = _Bell()
+        """None once the thread listens no more"""
+        descriptor = self._bell.descriptor
+        self._selector.register(descriptor, selectors.EVENT_READ, partial(self._on_wake, descriptor))
         self._thread = threading.Thread(target=self._run, name="throughway: executor", daemon=True)
 
     # ----------------------------------------------------------------------------------------------- the interchange
@@ -184,10 +200,10 @@ class ExecutorShell:
         """Make the thread look at requests and outbox."""
         self._signalled = True
         try:
-            with self._closing:
-                if self._wake >= 0:
-                    os.eventfd_write(self._wake, 1)
-                    return
+            bell = self._bell
+            if bell is not None:
+                bell.ring()
+                return
         except BaseException:
             # Ctrl-C, before it was written perhaps: whoever comes next wakes the thread.
             self._signalled = False
@@ -352,8 +368,8 @@ class ExecutorShell:
         deadline = self._waits_until = self._reactor.next_deadline()
         return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
-    def _on_wake(self, mask: int) -> None:
-        os.eventfd_read(self._wake)
+    def _on_wake(self, descriptor: int, mask: int) -> None:
+        os.eventfd_read(descriptor)
         self._signalled = False
 
     def _take_requests(self) -> None:
@@ -458,9 +474,7 @@ class ExecutorShell:
                 self._wire.close()
             self._selector.close()
             self._reactor.close()
-            with self._closing:
-                os.close(self._wake)
-                self._wake = -1
+            self._bell = None
             self._take_requests()
             self._on_end()
 
@@ -480,5 +494,4 @@ class ExecutorShell:
             self._process.kill()
         self._wire.close()
         self._selector.close()
-        os.close(self._wake)
-        self._wake = -1
+        self._bell = None
