@@ -161,7 +161,7 @@ class TaskFuture(Future[Result]):
             # Should it time out, the wait was no short one.
             shell.spin.due = False
             self._sleep(timeout)
-        shell.spin.waited(time.monotonic() - began)
+        shell.spin.waited(began)
 
     def _sleep(self, timeout: float | None) -> None:
         """A bare lock does: a condition would be made, taken and given back for one waiter."""

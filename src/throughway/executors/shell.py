@@ -33,7 +33,7 @@ from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.transport.interface import Arrival, Closed, Event
 from throughway.transport.poller import Poller
-from throughway.transport.spin import Spin, wait_awake
+from throughway.transport.spin import Spin
 from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
@@ -272,7 +272,7 @@ class ExecutorShell:
             wire.pause(0, True)
         arrived = partial(self._probe.poll, 0)
         deferred = self._deferred
-        while future._state in UNDONE and wait_awake(arrived, deadline):
+        while future._state in UNDONE and self.spin.wait(arrived, deadline):
             self._reading = True
             wire.take(0)
             deferred += wire.receive()

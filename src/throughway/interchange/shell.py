@@ -28,7 +28,7 @@ from throughway.transport.arena import ArenaReader
 from throughway.transport.assignments import GIVEN, AssignmentNotes, read_notes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
-from throughway.transport.spin import Spin, wait_awake
+from throughway.transport.spin import Spin
 from throughway.transport.unix import UnixWire
 
 OBSERVER_BACKLOG_BYTES = 16 << 20
@@ -194,9 +194,9 @@ class InterchangeShell:
         began = time.monotonic()
         timeout = self._timeout()
         if self._spin.due and timeout != 0.0:
-            wait_awake(self._selector.ready, began + self._spin.seconds)
+            self._spin.wait(self._selector.ready, began + self._spin.seconds)
         self._selector.wait(timeout)
-        self._spin.waited(time.monotonic() - began)
+        self._spin.waited(began)
 
     def _timeout(self) -> float | None:
         for wire in self._wires:

@@ -12,48 +12,59 @@ import time
 from collections.abc import Callable
 
 YIELD_SECONDS = 40e-6
-"""How often a core is offered to whoever else wants it."""
+"""How often the core is offered to whoever else wants it."""
+
+CROWDED_SECONDS = 200e-6
+"""Where it came back later than this, somebody else keeps it busy."""
+
+ASLEEP_SECONDS = 0.2
+"""Then waits are asleep for so long: whoever sleeps is given a busy core at once when he is woken, who was awake is
+not."""
 
 
 class Spin:
-    """Whether to wait awake for what comes next: if the last wait of this kind was short.
+    """Waits of one kind: awake if the last one was short, and nobody else wants the core.
 
     Args:
         seconds: how long to stay awake, at most; 0 for never.
         short: waits shorter than this many seconds are short.
     """
 
-    __slots__ = ("due", "seconds", "short")
+    __slots__ = ("_asleep_until", "due", "seconds", "short")
 
     def __init__(self, seconds: float, short: float) -> None:
         self.seconds = seconds
         self.short = short
         self.due = False
         """whether the next wait should be awake"""
+        self._asleep_until = 0.0
 
-    def waited(self, seconds: float) -> None:
-        """A wait took this long, awake or asleep."""
-        self.due = seconds < self.short and self.seconds > 0
+    def wait(self, ready: Callable[[], object], deadline: float) -> bool:
+        """Call ``ready`` again and again until it returns something true. False where it has not by ``deadline``, a
+        moment of `time.monotonic`, or where others want this core."""
+        clock = time.monotonic
+        offered = 0.0
+        while not ready():
+            now = clock()
+            if now < offered + YIELD_SECONDS:
+                continue
+            if now > deadline:
+                return False
+            if offered:
+                os.sched_yield()
+                now, before = clock(), now
+                if now - before > CROWDED_SECONDS:
+                    self._asleep_until = now + ASLEEP_SECONDS
+                    return bool(ready())
+            offered = now
+        return True
+
+    def waited(self, began: float) -> None:
+        """A wait that began at this moment is over, awake or asleep."""
+        now = time.monotonic()
+        self.due = now - began < self.short and now >= self._asleep_until and self.seconds > 0
 
     def stop(self) -> None:
         """Never again."""
         self.seconds = 0.0
         self.due = False
-
-
-def wait_awake(ready: Callable[[], object], deadline: float) -> bool:
-    """Call ``ready`` again and again until it returns something true; False where it has not by ``deadline``.
-
-    ``deadline`` is a moment of `time.monotonic`.
-    """
-    clock = time.monotonic
-    patience = 0.0
-    while not ready():
-        now = clock()
-        if now > patience:
-            if now > deadline:
-                return False
-            if patience:
-                os.sched_yield()
-            patience = now + YIELD_SECONDS
-    return True
