@@ -269,6 +269,13 @@ def test_a_body_that_makes_no_sense_is_left_alone(bench: Bench, frames: list[byt
     refused(bench, plain({1: 1, 2: 2})[0], frames)
 
 
+def test_what_has_large_frames_is_left_alone(bench: Bench) -> None:
+    bench.add(1)
+    bench.submission()
+    message, frames = plain({1: "small"}, 1, frames={0: 1})
+    refused(bench, message, [*frames, b"a frame that is not needed"])
+
+
 def test_with_a_journal_nothing_is_plain(bench: Bench) -> None:
     journal = Kept()
     bench.reactor.journal = journal

@@ -375,6 +375,28 @@ def test_managers_hear_within_a_second_that_their_results_are_here(
     wait_until(lambda: m.Acknowledge(numbers) in watched.told, 10, lambda: f"{numbers} in {watched.told}")
 
 
+def test_with_more_than_a_few_tasks_it_is_the_thread_that_reads(
+    watch: Callable[..., Watched], gate: Path
+) -> None:
+    watched = watch(0.1)
+    futures = [watched.executor.submit(tasks.hold, str(gate)) for _ in range(FEW_TASKS + 1)]
+    looked: list[str] = []
+
+    class Probe:
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            looked.append("somebody read")
+            return []
+
+    watched.shell._probe = Probe()  # type: ignore[assignment]
+    for future in futures:
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.2)
+        watched.spin.due = True
+    assert not looked
+    gate.touch()
+    assert wait(futures, SECONDS).not_done == set()
+
+
 @pytest.mark.parametrize("limit", range(1, FEW_TASKS + 1))
 def test_where_somebody_may_wait_for_room_it_is_the_thread_that_reads(
     runs: Path, others: ThreadPoolExecutor, limit: int
@@ -748,12 +770,28 @@ def test_a_handler_may_shut_down(runs: Path) -> None:
 PATIENT = """
 import sys
 from throughway.interchange import shell
-from throughway.transport import spin
-shell.SPIN_SECONDS = 600.0
-spin.CROWDED_SECONDS = 600.0
 from throughway.interchange.__main__ import main
-sys.exit(main(sys.argv[1:]))
+from throughway.transport import spin
+spin.CROWDED_SECONDS = 600.0
+# Whatever the last wait was, the next one is awake.
+spin_class = shell.Spin
+shell.Spin = lambda seconds, short: spin_class(float(sys.argv[2]), 600.0)
+sys.exit(main(sys.argv[1:2]))
 """
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has interchanges wait awake so many seconds whenever they are at rest."""
+
+    def set_patience(seconds: float) -> None:
+        monkeypatch.setattr(
+            interchange_process,
+            "daemon_command",
+            lambda module, config: [sys.executable, "-P", "-c", PATIENT, str(config), str(seconds)],
+        )
+
+    return set_patience
 
 
 def cpu_seconds(pid: int) -> float:
@@ -773,7 +811,8 @@ def at_rest(pid: int) -> Callable[[], bool]:
     return look
 
 
-def test_an_idle_executor_sleeps(runs: Path) -> None:
+def test_an_idle_executor_sleeps(runs: Path, patient: Callable[[float], None]) -> None:
+    patient(0.1)
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         for _ in range(50):
             assert executor.submit(tasks.add, 1).result(timeout=SECONDS) == 1
@@ -786,13 +825,9 @@ def test_an_idle_executor_sleeps(runs: Path) -> None:
 
 
 @pytest.fixture
-def awake(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def awake(runs: Path, patient: Callable[[float], None]) -> Iterator[Run]:
     """A run whose interchange waits awake, and would do so for ten minutes."""
-    monkeypatch.setattr(
-        interchange_process,
-        "daemon_command",
-        lambda module, config: [sys.executable, "-P", "-c", PATIENT, str(config)],
-    )
+    patient(600)
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         for _ in range(2):
             assert executor.submit(tasks.add, 1).result(timeout=SECONDS) == 1
