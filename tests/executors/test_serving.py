@@ -25,7 +25,7 @@ from tests.executors.scripts import Script
 from tests.processes import alive
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
-from throughway.executors import interchange_process
+from throughway.executors import futures, interchange_process
 from throughway.executors.actions import Action, Tell
 from throughway.executors.futures import RUNNING, CancelledError, TaskFuture
 from throughway.executors.run import Run
@@ -743,6 +743,47 @@ def test_ctrl_c_waits_until_somebody_has_read(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert watched.executor.submit(tasks.add, 1).result(timeout=SECONDS) == 1
     assert watched.run.reactor.restarts == 0
+
+
+class Making:
+    """In place of the lock of the module `futures`: notes what is called while a thread has it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.times = 0
+        self.called: list[str] = []
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.times += 1
+        sys.setprofile(self._note)
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+        self.lock.release()
+
+    def _note(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code is not Making.__exit__.__code__:
+            self.called.append(frame.f_code.co_qualname)
+        elif event == "c_call" and argument is not sys.setprofile:
+            self.called.append(argument.__qualname__)
+
+
+@pytest.mark.parametrize("way", ["sleep", "condition", "both"])
+def test_no_handler_can_come_by_while_a_waiting_thread_has_the_lock(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    # A signal's handler runs where something is called, and might wait for what nobody else could complete then.
+    making = Making()
+    monkeypatch.setattr(futures, "_making", making)
+    future: TaskFuture[Any] = TaskFuture(None, m.Task(1, 1, b""), None, (), 0)  # type: ignore[arg-type]
+    if way != "sleep":
+        assert not future.running()
+    if way != "condition":
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0)
+    assert making.times == (2 if way == "both" else 1)
+    assert not making.called
 
 
 @pytest.mark.slow
