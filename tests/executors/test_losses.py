@@ -245,16 +245,17 @@ def test_tiny_tasks_of_a_lost_manager_run_once_or_are_told_to_be_lost(runs: Path
         assert lost <= 4 * MAX_BUNDLE_TASKS, "only what was with the workers may have started"
 
 
-def kill_interchange(executor: HighThroughputExecutor) -> None:
+def kill_interchange(executor: HighThroughputExecutor, number: int = signal.SIGKILL) -> None:
     """Kill it, and wait until another has taken over, or none will."""
     run = executor._run
     assert run is not None
     before = run.shell.interchange_pid
-    os.kill(before, signal.SIGKILL)
+    os.kill(before, number)
     wait_until(lambda: run.shell.interchange_pid != before or not executor._ready, 20, "an answer to it")
 
 
-def test_the_death_of_the_interchange_costs_nothing(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_death_of_the_interchange_costs_nothing(runs: Path, tmp_path: Path, number: int) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs) as executor:
@@ -263,7 +264,7 @@ def test_the_death_of_the_interchange_costs_nothing(runs: Path, tmp_path: Path) 
         wait_until(started.exists, 10, "the task to start")
         others = [executor.submit(tasks.count_run, str(marks), number) for number in range(2000)]
         for _ in range(3):
-            kill_interchange(executor)
+            kill_interchange(executor, number)
             names = range(len(others), len(others) + 100)
             others += [executor.submit(tasks.count_run, str(marks), name) for name in names]
         for future in others:

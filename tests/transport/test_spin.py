@@ -9,7 +9,14 @@ from itertools import pairwise
 import pytest
 
 from throughway.transport import spin
-from throughway.transport.spin import ASLEEP_SECONDS, CROWDED_SECONDS, YIELD_SECONDS, Spin
+from throughway.transport.spin import (
+    ASLEEP_SECONDS,
+    CROWDED_SECONDS,
+    LONGEST_SECONDS,
+    SOON,
+    YIELD_SECONDS,
+    Spin,
+)
 
 LOOK_SECONDS = 1e-6
 """What each look at the clock of the test takes."""
@@ -148,3 +155,30 @@ def test_on_a_busy_core_waits_are_asleep_for_a_while(machine: Machine) -> None:
 def test_what_came_while_others_had_the_core_is_seen(machine: Machine) -> None:
     machine.others_take = 0.003
     assert Spin(0.5, 1.0).wait(lambda: bool(machine.offered), machine.now + 1.0)
+
+
+def asleep(kind: Spin, machine: Machine) -> float:
+    """How long waits are asleep after the next one is crowded."""
+    assert not kind.wait(machine.ready_after(math.inf), machine.now + 1.0)
+    began = machine.now
+    kind.waited(machine.now)
+    while not kind.due:
+        machine.now += 0.001
+        kind.waited(machine.now)
+    return machine.now - began
+
+
+def test_on_a_core_that_stays_busy_they_are_asleep_longer_and_longer(machine: Machine) -> None:
+    machine.others_take = 0.003
+    kind = Spin(0.5, 1.0)
+    times = [asleep(kind, machine) for _ in range(10)]
+    assert times[:4] == [pytest.approx(ASLEEP_SECONDS * 2**power, abs=0.002) for power in range(4)]
+    assert times[-2:] == [pytest.approx(LONGEST_SECONDS, abs=0.002)] * 2
+
+
+def test_a_core_that_is_busy_now_and_then_is_not_avoided_for_long(machine: Machine) -> None:
+    machine.others_take = 0.003
+    kind = Spin(0.5, 1.0)
+    for _ in range(5):
+        assert asleep(kind, machine) == pytest.approx(ASLEEP_SECONDS, abs=0.002)
+        machine.now += (SOON + 1) * ASLEEP_SECONDS

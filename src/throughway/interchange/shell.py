@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import selectors
 import signal
@@ -36,6 +37,9 @@ OBSERVER_BACKLOG_BYTES = 16 << 20
 
 FAREWELL_SECONDS = 1.0
 """How long the last messages may take to leave."""
+
+TERMINATED_SECONDS = 1.0
+"""How long after SIGTERM the executor may take to end, which may have been sent one, too."""
 
 SPIN_SECONDS = 0.00015
 """How long to wait awake for the next task, where the last one came as soon."""
@@ -74,6 +78,7 @@ class InterchangeShell:
         self._given: dict[int, int] = {}
         """peer → descriptor of the notes of a manager on this machine: what it has given to workers"""
         self._exit: str | None = None
+        self._leaves_at = math.inf
         self._spin = Spin(SPIN_SECONDS if config.spins else 0.0, SPIN_SECONDS)
         sys.path[:] = config.sys_path or sys.path
         state = InterchangeState(
@@ -166,6 +171,9 @@ class InterchangeShell:
                         self._on_event(index, event, now)
                 for action in self._reactor.turn(now):
                     self._perform(action)
+                if now >= self._leaves_at:
+                    # The executor lives: it starts another one, which finds all as it is.
+                    return "SIGTERM"
             self._farewell()
         finally:
             signal.set_wakeup_fd(-1)
@@ -178,7 +186,8 @@ class InterchangeShell:
                 self._notes.close()
             for descriptor in self._given.values():
                 os.close(descriptor)
-            self._remove_socket()
+            if self._exit is not None:
+                self._remove_socket()
         return self._exit or ""
 
     def _remove_socket(self) -> None:
@@ -194,7 +203,9 @@ class InterchangeShell:
         began = time.monotonic()
         timeout = self._timeout()
         if self._spin.due and timeout != 0.0:
-            self._spin.wait(self._selector.ready, began + self._spin.seconds)
+            seconds = self._spin.seconds if timeout is None else min(timeout, self._spin.seconds)
+            self._spin.wait(self._selector.ready, began + seconds)
+            timeout = self._timeout()
         self._selector.wait(timeout)
         self._spin.waited(began)
 
@@ -203,10 +214,12 @@ class InterchangeShell:
             if wire.pending():
                 return 0.0
         deadline = self._reactor.next_deadline()
+        if self._leaves_at < math.inf:
+            deadline = self._leaves_at if deadline is None else min(deadline, self._leaves_at)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _on_sigterm(self, number: int, frame: object) -> None:
-        self._reactor.executor_left("SIGTERM", time.monotonic())
+        self._leaves_at = min(self._leaves_at, time.monotonic() + TERMINATED_SECONDS)
 
     def _farewell(self) -> None:
         """Wait until everybody has heard the last message.

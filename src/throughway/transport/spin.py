@@ -7,6 +7,7 @@ short. Locks that spin before they block do the same, and so does the kernel's `
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,9 +18,15 @@ YIELD_SECONDS = 40e-6
 CROWDED_SECONDS = 200e-6
 """Where it came back later than this, somebody else keeps it busy."""
 
-ASLEEP_SECONDS = 0.2
+ASLEEP_SECONDS = 0.005
 """Then waits are asleep for so long: whoever sleeps is given a busy core at once when he is woken, who was awake is
 not."""
+
+LONGEST_SECONDS = 1.0
+"""Each time that it is busy again soon, they are asleep twice as long, up to this."""
+
+SOON = 20
+"""How many times as long as waits were asleep is soon."""
 
 
 class Spin:
@@ -30,14 +37,15 @@ class Spin:
         short: waits shorter than this many seconds are short.
     """
 
-    __slots__ = ("_asleep_until", "due", "seconds", "short")
+    __slots__ = ("_asleep", "_asleep_until", "due", "seconds", "short")
 
     def __init__(self, seconds: float, short: float) -> None:
         self.seconds = seconds
         self.short = short
         self.due = False
         """whether the next wait should be awake"""
-        self._asleep_until = 0.0
+        self._asleep = ASLEEP_SECONDS
+        self._asleep_until = -math.inf
 
     def wait(self, ready: Callable[[], object], deadline: float) -> bool:
         """Call ``ready`` again and again until it returns something true. False where it has not by ``deadline``, a
@@ -54,10 +62,15 @@ class Spin:
                 os.sched_yield()
                 now, before = clock(), now
                 if now - before > CROWDED_SECONDS:
-                    self._asleep_until = now + ASLEEP_SECONDS
+                    self._crowded(now)
                     return bool(ready())
             offered = now
         return True
+
+    def _crowded(self, now: float) -> None:
+        soon = now - self._asleep_until < SOON * self._asleep
+        self._asleep = min(2 * self._asleep, LONGEST_SECONDS) if soon else ASLEEP_SECONDS
+        self._asleep_until = now + self._asleep
 
     def waited(self, began: float) -> None:
         """A wait that began at this moment is over, awake or asleep."""
