@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -300,3 +301,28 @@ def test_a_paused_peer_that_is_gone_is_noticed_when_it_is_sent_to(pair: Pair) ->
     assert not pair.poller.ready()
     assert pair.wire.send(0, [b"hello"]) is False
     assert [type(event) for event in pair.wire.receive()] == [Closed]
+
+
+def test_without_descriptors_and_with_nobody_there_the_reserve_is_kept(tmp_path: Path) -> None:
+    class Full:
+        """A listener of a process that has no descriptors left."""
+
+        def __init__(self, listening: socket.socket) -> None:
+            self.listening = listening
+            self.errors: list[OSError] = [OSError(errno.EMFILE, "none left"), BlockingIOError()]
+
+        def accept(self) -> None:
+            raise self.errors.pop(0)
+
+        def close(self) -> None:
+            self.listening.close()
+
+    listening = listening_socket(str(tmp_path / "full"))
+    wire = UnixWire.listen(listening)
+    wire._listening = Full(listening)  # type: ignore[assignment]
+    try:
+        wire._accept(1)
+        assert wire._reserve >= 0, "the next one could not be turned away, and the listener would stay ready"
+        assert wire.turned_away == 0
+    finally:
+        wire.close()

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 
 from throughway.errors import ProtocolError, TransportError
@@ -349,12 +349,16 @@ class UnixWire:
             self._reserve = -1
         try:
             sock, _ = self._listening.accept()
+        except OSError:
+            # Also where nobody is there: the kernel wants a descriptor before it looks.
+            turned_away = False
+        else:
             sock.close()
             self.turned_away += 1
+            turned_away = True
+        with suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        return True
+        return turned_away
 
 
 def peer_user(sock: socket.socket) -> int | None:
