@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from throughway.interchange import assigned
-from throughway.interchange.assigned import PAGE, PAGE_BITS, AssignedTasks, Holder, pack
+from throughway.interchange.assigned import PAGE, PAGE_BITS, AssignedTasks, Holder
+from throughway.protocol import codec
 from throughway.protocol.messages import Task
 
 
@@ -18,7 +19,7 @@ def task(number: int, size: int = 8) -> Task:
 
 def put(owners: AssignedTasks[Holder], holder: Holder, *numbers: int, size: int = 8) -> None:
     tasks = [task(number, size) for number in numbers]
-    owners.put(holder, numbers, tasks, pack(tasks))
+    owners.put(holder, numbers, tasks, codec.encode(tasks))
 
 
 def blocks(holder: Holder) -> list[assigned.Block]:

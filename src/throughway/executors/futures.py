@@ -217,17 +217,8 @@ class TaskFuture(Future[Result]):
             self._state = RUNNING
 
     def _set_value(self, value: Result) -> None:
-        with _making:
-            late = self._late
-            if late is None or late.cond is None:
-                self._result = value
-                self._state = FINISHED
-                self._executor = self._task = self._entry = None
-                self._frames = ()
-                if late is not None:
-                    late.wake()
-                return
-        self._settle(FINISHED, value, None, "add_result")
+        if not self._set_plainly(value):
+            self._settle(FINISHED, value, None, "add_result")
 
     def _set_plainly(self, value: Result) -> bool:
         """As `_set_value`, from a thread that waits in `result`; False where others must be told, who may do anything.

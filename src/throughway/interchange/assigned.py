@@ -21,7 +21,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from throughway.protocol.messages import Task
+from throughway.protocol import codec
+from throughway.protocol.messages import Task, decode_tasks
 
 PAGE_BITS = 6
 
@@ -38,11 +39,6 @@ WASTE_BYTES = 1 << 16
 """What ended tasks may take in a holder's blocks before anything is done about it."""
 
 _LAST = PAGE - 1
-
-pack = msgspec.msgpack.Encoder().encode
-"""Tasks as they are sent: the form in which `AssignedTasks.put` wants them."""
-
-unpack = msgspec.msgpack.Decoder(list[Task]).decode
 
 
 class _Number(msgspec.Struct, array_like=True, gc=False):
@@ -142,7 +138,7 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         Args:
             numbers: their numbers.
             tasks: themselves.
-            packed: themselves as `pack` makes it.
+            packed: themselves as `codec.encode` makes it of their list.
         """
         count = len(numbers)
         size = len(packed)
@@ -251,7 +247,7 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
             if block.weight and 2 * block.left <= block.count:
                 holder.kept -= block.weight * block.count
                 holder.waste -= block.weight * (block.count - block.left)
-                block.packed = pack(list(self._tasks(block)))
+                block.packed = codec.encode(list(self._tasks(block)))
                 block.count = block.left
                 size = len(block.packed)
                 block.weight = size // block.count if size > SMALL_BYTES else 0
@@ -314,7 +310,7 @@ class AssignedTasks(Mapping[int, H], Generic[H]):
         """Those of a block that have not ended."""
         if block.loose is not None:
             return list(block.loose.values())
-        return [task for task in unpack(block.packed) if self._is_in(task.id, block)]
+        return [task for task in decode_tasks(block.packed) if self._is_in(task.id, block)]
 
     def _is_in(self, number: int, block: Block) -> bool:
         page = self._pages.get(number >> PAGE_BITS)

@@ -28,9 +28,9 @@ from throughway.interchange.actions import (
     Note,
     Send,
 )
-from throughway.interchange.assigned import pack
 from throughway.interchange.selectors import ManagerSelector
 from throughway.interchange.state import UNKNOWN_FUNCTION, InterchangeState, ManagerRecord, SetAside
+from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION, refusal
 
@@ -642,7 +642,7 @@ class InterchangeReactor:
             numbers = [task for task in dict.fromkeys(expected.tasks) if task not in state.owners]
             if numbers:
                 unknown = [m.Task(task, UNKNOWN_FUNCTION, b"") for task in numbers]
-                state.owners.put(manager, numbers, unknown, pack(unknown))
+                state.owners.put(manager, numbers, unknown, codec.encode(unknown))
             self._actions.append(Note(manager.id, expected.tasks))
             self._watch(manager, now)
         if message.managers:
@@ -832,10 +832,10 @@ class InterchangeReactor:
             if task.function != familiar or task.frames:
                 kept = self._furnish(manager, tasks, functions, frames)
                 break
-        packed = pack(tasks)
+        packed = codec.encode(tasks)
         if len(packed) > ASSIGN_BYTES and kept is tasks and not functions and not frames:
             kept = self._furnish(manager, tasks, functions, frames)
-            packed = pack(tasks)
+            packed = codec.encode(tasks)
         forget: list[int] = []
         if manager.forget is not None:
             forget = [function for function in manager.forget if function not in manager.functions]
@@ -845,7 +845,7 @@ class InterchangeReactor:
             del state.untold[manager]
             received = manager.received
         numbers = [task.id for task in tasks]
-        state.owners.put(manager, numbers, kept, packed if kept is tasks else pack(kept))
+        state.owners.put(manager, numbers, kept, packed if kept is tasks else codec.encode(kept))
         self._offer(manager)
         self._actions.append(Note(manager.id, numbers))
         manager.last_sent = now

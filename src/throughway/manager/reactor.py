@@ -622,13 +622,11 @@ class ManagerReactor:
             self._report()
         if state.draining is not None and not (self._leaving or state.held or self.results.kept):
             self._leave(state.draining)
-        actions = self._actions
-        if actions:
-            self._actions = []
-            for action in actions:
-                if isinstance(action, Tell):
-                    self._last_sent = now
-                    break
+        actions = self._taken()
+        for action in actions:
+            if isinstance(action, Tell):
+                self._last_sent = now
+                break
         return actions
 
     def _taken(self) -> list[Action]:

@@ -309,7 +309,8 @@ class Assign(msgspec.Struct, array_like=True, tag=15):
     received: int = 0
 
 
-_decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
+decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
+"""The tasks of an `Assign` by themselves."""
 
 
 class PackedAssign(msgspec.Struct, array_like=True, tag=15):
@@ -323,7 +324,7 @@ class PackedAssign(msgspec.Struct, array_like=True, tag=15):
     @property
     def tasks(self) -> list[Task]:
         """Decoded anew."""
-        return _decode_tasks(self.packed)
+        return decode_tasks(self.packed)
 
 
 class Acknowledged(msgspec.Struct, array_like=True, tag=25):

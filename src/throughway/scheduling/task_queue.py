@@ -123,13 +123,7 @@ class TaskQueue:
             queue, alone = self._head(limit)
             if queue is None:
                 break
-            if alone and not dead:
-                popleft, append = queue.popleft, taken.append
-                for _ in range(min(count - len(taken), len(queue))):
-                    task = popleft()
-                    del waiting[task.id]
-                    append(task)
-            elif alone:
+            if alone:
                 for _ in range(min(count - len(taken), len(queue))):
                     task = queue.popleft()
                     if dead and self._is_dead(task.id):

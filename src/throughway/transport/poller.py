@@ -64,14 +64,7 @@ class Poller(selectors.BaseSelector):
 
     def wait(self, timeout: float | None) -> None:
         """Wait until a descriptor is ready, or ``timeout`` seconds, and call the data of each that is."""
-        ready = self._ready
-        # As `_ceil`, without the call.
-        if timeout is not None:
-            timeout = ceil(timeout * 1000) * 0.001
-        for descriptor, mask in self._epoll.poll(timeout, _MAX_EVENTS):
-            call = ready.get(descriptor)
-            if call is not None:
-                call(1 if mask == _IN else _events(mask))
+        self.call(self.poll(timeout))
 
     def ready(self) -> bool:
         """Whether a descriptor is ready now."""
