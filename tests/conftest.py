@@ -115,6 +115,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: pytest.TestReport) -> None:
+    """Show a failure at once: what it left may keep the fixtures from tidying up, and the run from its summary."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and report.failed:
+        reporter.ensure_newline()
+        reporter.write_line(report.longreprtext)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def not_exposed() -> Iterator[None]:
     """Here signals have handlers, of this file and of pytest-timeout, that run once a test is lost anyway. An executor

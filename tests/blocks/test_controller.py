@@ -191,6 +191,23 @@ def test_a_block_whose_managers_are_lost_and_whose_job_goes_on_is_killed_and_rep
     assert rig.errors == []
 
 
+def test_the_interchange_hears_that_a_job_ended_of_which_it_has_managers() -> None:
+    """With the node or the whole job the zygote dies as well, which would tell of its manager's death."""
+    rig = Rig(init_blocks=3)
+    rig.settle()
+    for block in "01":
+        rig.controller.manager_joined(block)
+    rig.run(60)
+    for job in ("j0", "j2"):
+        rig.provider.end(job, FAILED, 137, "ended by SIGKILL")
+    rig.run(0.25)
+    ended = [asked for asked in rig.interchange.asked if asked[0] == "block_ended"]
+    assert ended == [("block_ended", "0")], "once, and not of a block that never had managers"
+    rig.run(20)
+    assert rig.block("0").state is FAILED
+    assert [asked for asked in rig.interchange.asked if asked[0] == "block_ended"] == ended
+
+
 def test_a_block_that_worked_and_dies_is_replaced_at_once() -> None:
     rig = Rig()
     rig.settle()

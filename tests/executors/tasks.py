@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+HOLD_SECONDS = 90
+"""More than a test may take."""
+
 
 def add(left: int, right: int = 0) -> int:
     return left + right
@@ -26,10 +29,16 @@ def fail(message: str) -> None:
 
 
 def hold(gate: str, started: str = "") -> int:
-    """Run until the file ``gate`` is there; says that it runs by making ``started``."""
+    """Run until the file ``gate`` is there; says that it runs by making ``started``.
+
+    A test that failed does not make it, and must not wait forever for what it has submitted.
+    """
     if started:
         Path(started).write_text(str(os.getpid()))
+    deadline = time.monotonic() + HOLD_SECONDS
     while not os.path.exists(gate):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody made {gate} within {HOLD_SECONDS} s")
         time.sleep(0.002)
     return os.getpid()
 

@@ -153,6 +153,26 @@ def test_a_killed_manager_is_noticed_at_once(executor: HighThroughputExecutor, t
     wait_until(lambda: len(executor.connected_managers()) == 2, 30, "another manager in its place")
 
 
+def test_a_job_that_is_killed_as_a_whole_is_noticed_by_its_provider(
+    executor: HighThroughputExecutor, tmp_path: Path
+) -> None:
+    """As when a node fails or a scheduler ends a job: nobody is left there who could tell."""
+    gate = tmp_path / "gate"
+    futures = [
+        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
+    ]
+    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
+    victim, _ = executor.connected_managers()
+    os.killpg(victim.pid, signal.SIGKILL)
+    wait_until(lambda: any(future.done() for future in futures), 20, "the loss")
+    (lost,) = [future for future in futures if future.done()]
+    with pytest.raises(throughway.ManagerLost, match="its block's job has ended"):
+        lost.result()
+    gate.touch()
+    (other,) = [future for future in futures if future is not lost]
+    assert other.result(timeout=20) > 0
+
+
 def test_a_killed_interchange_is_replaced_at_the_same_port(
     executor: HighThroughputExecutor, tmp_path: Path
 ) -> None:

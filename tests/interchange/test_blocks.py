@@ -106,9 +106,58 @@ def test_a_host_that_is_left_out(bench: Bench) -> None:
     bench.join("c", host="elsewhere")
 
 
+def test_a_manager_that_is_cut_off_is_lost_when_its_block_has_ended(bench: Bench) -> None:
+    bench.join("a", block="0")
+    bench.join("b", block="1")
+    bench.submit(tasks(1, 2))
+    (task,) = bench.assigned("a")
+    assert len(bench.assigned("b")) == 1
+    bench.close("a", "connection lost", gone=False)
+    bench.logged("WARNING")
+    bench.ask("block_ended", "1")
+    assert msgspec.msgpack.decode(bench.answer()) is True
+    assert bench.told("executor") == [], "that is another's block, and it is connected"
+    bench.ask("block_ended", "0")
+    left, lost, answer = bench.told("executor")
+    assert isinstance(answer, m.Answer)
+    assert (left.manager, left.lost, left.reason) == ("a", True, blocks.ENDED_REASON)
+    assert (lost.manager, lost.tasks) == ("a", [task])
+    bench.logged("ERROR")
+
+
+def test_one_that_is_connected_goes_on_and_is_lost_with_its_connection(bench: Bench) -> None:
+    bench.join("a", block="0", workers=1)
+    bench.submit(tasks(1, 2))
+    assert bench.assigned("a") == [1]
+    bench.ask("block_ended", "0")
+    bench.answer()
+    bench.results("a", 1)
+    bench.told("executor")
+    assert bench.assigned("a") == [2], "it is alive, whatever the scheduler says"
+    bench.close("a", "connection lost", gone=False)
+    _, lost = bench.told("executor")
+    assert (lost.tasks, lost.reason) == ([2], blocks.ENDED_REASON)
+    bench.told("a")
+    bench.logged("ERROR")
+
+
+def test_one_that_comes_back_is_not_doubted_any_more(bench: Bench) -> None:
+    bench.join("a", block="0")
+    bench.submit(tasks(1))
+    assert bench.assigned("a") == [1]
+    bench.ask("block_ended", "0")
+    bench.answer()
+    former = bench.peers["a"]
+    bench.resume("a", block="0", held=[1], functions=[1])
+    bench.boxes.pop(former)
+    bench.close("a", "connection lost", gone=False)
+    assert bench.told("executor") == []
+    bench.logged("WARNING")
+
+
 def test_an_observer_may_not_drain(bench: Bench) -> None:
     bench.join("a", block="0")
-    for topic in ("drain_block", "drain_idle_block", "refuse_host", "tell_stranded"):
+    for topic in ("drain_block", "drain_idle_block", "block_ended", "refuse_host", "tell_stranded"):
         bench.observe(999, m.Ask(1, topic, "0"))
     assert all(answer.message.error for answer in bench.boxes.pop(999))  # type: ignore[union-attr]
     assert bench.told("a") == []

@@ -348,6 +348,33 @@ def test_what_a_job_leaves_behind_is_killed(jobs: Jobs, tmp_path: Path) -> None:
     assert jobs.members() == []
 
 
+@pytest.mark.parametrize("waited", [False, True], ids=["", "other code waited"])
+def test_what_a_killed_job_leaves_behind_may_end_by_itself(jobs: Jobs, tmp_path: Path, waited: bool) -> None:
+    """So a zygote gets to tell of its manager's death, however soon after it the provider looks."""
+    provider = LocalProvider()
+    ready, told = fifo(tmp_path / "ready"), tmp_path / "told"
+    script = (
+        "import os, signal, time\n"
+        "reader, writer = os.pipe()\n"
+        "if os.fork():\n"
+        "    signal.pause()\n"
+        "os.close(writer)\n"
+        f"print('ready', file=open({str(ready)!r}, 'w'), flush=True)\n"
+        "os.read(reader, 1)\n"  # until the leader is gone
+        "time.sleep(0.2)\n"  # it is slow: the provider looks meanwhile
+        f"open({str(told)!r}, 'w')\n"
+    )
+    (job,) = jobs.submit(provider, jobs.spec(sys.executable, "-c", script))
+    read_lines(ready, 1)
+    os.kill(int(job), signal.SIGKILL)
+    if waited:
+        os.waitpid(int(job), 0)
+    else:
+        exited(int(job))
+    assert ended(provider, [job])[job].exit_code == (None if waited else 137)
+    assert told.exists()
+
+
 def test_what_a_job_leaves_behind_is_killed_also_where_other_code_waited(jobs: Jobs, tmp_path: Path) -> None:
     provider = LocalProvider()
     job, pids = stubborn(jobs, provider, tmp_path / "ready")

@@ -49,6 +49,7 @@ def test_much_happens_in_them():
         "a manager comes too late": r"was given up before it came back",
         "it starts over": r" m\d\.\d +is m\d\.\d\+\d now",
         "a zygote tells of a death": r"reads obituary",
+        "a provider tells of a job's end": r"left: its block's job has ended",
         "partitions": r"is cut off for",
         "cancelled": r"future \d+ gets cancelled",
         "killed": r"future \d+ gets TaskKilled",

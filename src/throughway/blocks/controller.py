@@ -447,8 +447,12 @@ class BlockController:
                 self._drains.clear()
                 refusals = list(self._refusals)
                 self._refusals.clear()
+                vacated = list(self._ledger.vacated)
+                self._ledger.vacated.clear()
             for host in refusals:
                 self._inquiries.refuse(host)
+            for block in vacated:
+                self._inquiries.vacate(block)
             self._inquiries.drain(drains, "drain_block")
             if opened is None:
                 return

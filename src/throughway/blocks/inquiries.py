@@ -80,6 +80,10 @@ class Inquiries:
         """No manager is welcome from this host any more."""
         self._ask("refuse_host", host, _nothing)
 
+    def vacate(self, block: str) -> None:
+        """The provider says that the block's job has ended, and it still has managers."""
+        self._ask("block_ended", block, _nothing)
+
     def look(self) -> float:
         """Ask how idle the managers are; when to try again, should it be too soon or be answered by nobody."""
         with self._lock:

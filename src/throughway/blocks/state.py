@@ -142,6 +142,8 @@ class Ledger:
         """since when there are such tasks"""
         self.hopeless = False
         """whether a fresh block has not the time for them either"""
+        self.vacated: list[str] = []
+        """blocks whose jobs have ended, and of which the interchange has managers: it is to be told"""
         self.workers_per_node = 1.0
         """as managers showed; until then, what their configuration lets expect"""
         self._by_job: dict[JobId, Block] = {}
@@ -245,6 +247,7 @@ class Ledger:
             elif block.managers and not block.cancelling:
                 if block.gone_at is None:
                     block.gone_at = now
+                    self.vacated.append(block.id)
             else:
                 self._end(block, now)
 

@@ -13,6 +13,8 @@ DRAINED_REMEMBERED = 10_000
 
 DRAIN_REASON = "its block is scaled in"
 
+ENDED_REASON = "its block's job has ended, as the provider says"
+
 HOST_REASON = "its host is left out, since managers kept dying there"
 
 

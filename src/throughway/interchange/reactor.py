@@ -275,6 +275,13 @@ class InterchangeReactor:
                 drained, managers = blocks.hold(state, ask.subject, only_idle=idle)
                 self._drains += [(manager, blocks.DRAIN_REASON) for manager in managers]
                 self._answer(peer, ask.request, reports.encode(drained))
+            case "block_ended" if peer == EXECUTOR:
+                for manager in blocks.members(state, ask.subject):
+                    # Where the scheduler errs, a connection that stands is right; one that breaks now confirms it.
+                    manager.died = manager.died or blocks.ENDED_REASON
+                    if manager.peer == ABSENT:
+                        self._leave(manager, manager.died, lost=True, now=now)
+                self._answer(peer, ask.request, reports.encode(True))
             case "tell_stranded" if peer == EXECUTOR:
                 state.tells_stranded = True
                 self._answer(peer, ask.request, reports.encode(True))
@@ -699,6 +706,7 @@ class InterchangeReactor:
         manager.draining = manager.draining or hello.draining is not None
         manager.last_heard = now
         manager.lost_at = math.inf
+        manager.died = ""
         known = set(hello.functions)
         stale = known.intersection(manager.forget or ())
         if not (self._successor and hello.held):

@@ -30,6 +30,10 @@ from throughway.providers.session_leaders import Leader, leader, leaders
 POLLING_INTERVAL = 0.25
 """Seconds between two looks at the jobs: each costs one system call for a job."""
 
+LEFTOVER_SECONDS = 1.0
+"""How long what a job's first process leaves behind may take to end by itself. A manager that was killed leaves its
+zygote, which tells of the death, and ends the workers."""
+
 _REMEMBERED = 1000
 """Ended jobs whose status is kept."""
 
@@ -56,13 +60,16 @@ def render(spec: JobSpec, *, launcher: Launcher, worker_init: str = "") -> str:
 class _Job:
     """A job that is not known to be gone. ``process`` leads its process group."""
 
-    __slots__ = ("cancelled", "kill_at", "known", "process", "spec", "swept")
+    __slots__ = ("cancelled", "forced", "kill_at", "known", "leftovers_until", "process", "spec", "swept")
 
     def __init__(self, spec: JobSpec, process: subprocess.Popen[bytes]) -> None:
         self.spec = spec
         self.process = process
         self.cancelled = False
+        self.forced = False
         self.kill_at = 0.0
+        self.leftovers_until = 0.0
+        """until when what the leader has left may end by itself, once it has ended"""
         self.swept = False
         """whether the leader has ended, and all that was left of its group has been killed"""
         self.known = True
@@ -75,7 +82,7 @@ class LocalProvider:
     ``worker_init`` is bash text that runs first, in each block. ``cmd_timeout`` is how long, in seconds, a
     command of the provider's own may take: bash's check of the script. A job that is cancelled has
     ``cancel_grace`` seconds to end by itself before it is killed. A job ends with its first process: what
-    it leaves behind in its process group is killed.
+    it leaves behind in its process group is killed a second later.
 
     Raises `ConfigurationError` for a value that cannot work.
     """
@@ -167,7 +174,7 @@ class LocalProvider:
                     # A stopped process sees SIGTERM only when it goes on.
                     _signal(job, signal.SIGCONT)
                 if force and not job.swept:
-                    verdicts[job_id] = job.cancelled = _signal(job, signal.SIGKILL)
+                    verdicts[job_id] = job.cancelled = job.forced = _signal(job, signal.SIGKILL)
         return verdicts
 
     def jobs_of(self, run: str) -> list[NamedJob]:
@@ -240,9 +247,9 @@ class LocalProvider:
                 JobState.UNKNOWN, message=f"no job {job_id} was started by this provider"
             )
         if job.cancelled and now >= job.kill_at and not job.swept:
-            _signal(job, signal.SIGKILL)
+            job.forced = _signal(job, signal.SIGKILL)
         if not job.swept:
-            _sweep(job)
+            _sweep(job, now)
         if not job.swept or _group_lives(job.process.pid):
             return JobStatus(JobState.RUNNING, stdout=job.spec.stdout, stderr=job.spec.stderr)
         status = _verdict(job)
@@ -301,19 +308,24 @@ def _signal(job: _Job, number: signal.Signals) -> bool:
     return True
 
 
-def _sweep(job: _Job) -> None:
-    """Where the job's leader has ended, kill what it left in its group, and wait for it."""
+def _sweep(job: _Job, now: float) -> None:
+    """Where the job's leader has ended, kill what it left in its group and is still there, and wait for it."""
     pid = job.process.pid
+    leader = True
     try:
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        _signal(job, signal.SIGKILL)
     except ChildProcessError:
         # Other code in this process waited for it. Without its leader, a group of this number is still the
         # job's.
         job.known = False
-        if not os.path.exists(f"/proc/{pid}"):
-            _signal(job, signal.SIGKILL)
+        leader = not os.path.exists(f"/proc/{pid}")
+    if leader and not job.forced and _group_lives(pid):
+        job.leftovers_until = job.leftovers_until or now + LEFTOVER_SECONDS
+        if now < job.leftovers_until:
+            return
+    if leader:
+        _signal(job, signal.SIGKILL)
     job.process.poll()
     job.swept = True
 

@@ -19,6 +19,9 @@ MIDWAY_SECONDS = 1.0
 NOTICED_SECONDS = 0.02
 """How long it takes until an end of a connection notices that it is broken, where nothing keeps it from that."""
 
+LOOK_SECONDS = 1.0
+"""How far two looks of a provider at its jobs are apart."""
+
 
 def _kill(process: Process | None, fault: Fault) -> None:
     if process is None or not process.alive:
@@ -64,6 +67,22 @@ def _kill_node(world: World, fault: Fault) -> None:
     if manager is not None:
         manager.say("vanishes with its node")
         manager.die(silent=True)
+
+
+def _kill_job(world: World, fault: Fault) -> None:
+    """All processes of a block's job die at once. The provider says so before long."""
+    manager = _manager(world, fault)
+    if manager is not None:
+        manager.say("dies with its whole job")
+        manager.zygote.die(silent=True)
+        manager.die()
+        world.clock.after(LOOK_SECONDS * manager.draw.random(), _say_ended, world, manager.block)
+
+
+def _say_ended(world: World, block: str) -> None:
+    if world.executor.alive:
+        world.say(f"the provider says that block {block} has ended")
+        world.executor.ask("block_ended", block)
 
 
 def _stop_manager(world: World, fault: Fault) -> None:
@@ -144,6 +163,7 @@ FAULTS: dict[str, Callable[[World, Fault], None]] = {
     "stop executor": _stop_executor,
     "kill manager": _kill_manager,
     "kill node": _kill_node,
+    "kill job": _kill_job,
     "stop manager": _stop_manager,
     "terminate": _terminate,
     "kill worker": _kill_worker,

@@ -109,6 +109,7 @@ _LOCAL_FAULTS = (
 _REMOTE_FAULTS = (
     *_LOCAL_FAULTS,
     "kill node",
+    "kill job",
     "break",
     "break",
     "half-break",
