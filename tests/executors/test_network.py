@@ -7,6 +7,7 @@ import operator
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -409,6 +410,26 @@ def test_a_manager_that_does_not_fit_is_refused_alone(
         assert word in said
     assert executor.submit(tasks.add, 2).result(timeout=20) == 2
     assert len(executor.connected_managers()) == 1
+
+
+def test_one_that_died_before_it_was_heard_has_started_nothing(runs: Path) -> None:
+    with (
+        subprocess.Popen(["true"]) as dead,
+        HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor,
+    ):
+        dead.wait()
+        assert executor.submit(tasks.add, 1).result(timeout=30) == 1
+        (manager,) = executor.connected_managers()
+        executor.hold_manager(manager.manager)
+        fake = FakeManager(executor)
+        fake.say(hello(pid=dead.pid, given=4))
+        wait_until(lambda: len(executor.connected_managers()) == 2, 20, "it to be registered")
+        future = executor.submit(tasks.add, 2)
+        fake.until(lambda: len(fake.side.messages()) == 2)
+        fake.close()
+        wait_until(lambda: len(executor.connected_managers()) == 1, 20, "its end to be noticed")
+        executor.release_manager(manager.manager)
+        assert future.result(timeout=20) == 2
 
 
 def test_a_manager_that_speaks_twice_is_refused(joined: Joined) -> None:

@@ -310,7 +310,8 @@ class Bench:
                 managers = {self._entities[record.id]: ManagerEvent.DRAIN}
             case m.Leaving() if record is not None:
                 tasks = self._fates(has, TaskEvent.LEFT)
-                managers = {self._entities[record.id]: ManagerEvent.LEAVE}
+                event = ManagerEvent.FAIL if message.failed else ManagerEvent.LEAVE
+                managers = {self._entities[record.id]: event}
         self.look({number: event for number, event in tasks.items() if number in has}, managers)
         self.step()
 

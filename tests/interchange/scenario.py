@@ -20,6 +20,7 @@ and empty lines are kept. Numbers of tasks are written ``1..5,8``. These are the
     returned a 3,4 capacity=1                             ... what it gives back
     draining a its time is over                           it takes nothing new
     leaving a its time is over                            it goes
+    failing a no worker gets ready                        it goes, and has failed
     answer a running                                      it answers the last question that it was asked
     heartbeat a · broken a · close a reset                and so on
     cut a reset                                           its connection breaks, and it lives
@@ -182,6 +183,9 @@ class _Scenario:
 
     def on_leaving(self, words: list[str]) -> None:
         self.bench.manager(words[0], m.Leaving(words[0], " ".join(words[1:])))
+
+    def on_failing(self, words: list[str]) -> None:
+        self.bench.manager(words[0], m.Leaving(words[0], " ".join(words[1:]), failed=True))
 
     def on_heartbeat(self, words: list[str]) -> None:
         self.bench.manager(words[0], m.Heartbeat())

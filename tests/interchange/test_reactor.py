@@ -686,6 +686,20 @@ class TestDrain:
         assert [t.id for t in assign.tasks] == [1, 2]
         assert frames == (b"one",)
 
+    def test_one_that_failed_is_lost_and_its_tasks_are_not(self, bench):
+        joined(bench, "a", workers=2)
+        bench.submit(tasks(1, 2))
+        bench.told("a")
+        bench.manager("a", m.Draining("a", "5 workers in a row"))
+        bench.manager("a", m.Leaving("a", "5 workers in a row", failed=True))
+        bench.told("a")
+        left, lost = bench.told("executor")
+        assert left == m.ManagerLeft("a", "host-a", "0", "5 workers in a row", lost=True)
+        assert lost.tasks == []
+        assert bench.waiting() == [1, 2]
+        assert bench.state.status(bench.now).lost_managers == 1
+        bench.logged("ERROR")
+
     def test_what_was_cancelled_there_does_not_go_elsewhere(self, bench):
         joined(bench, "a", workers=2)
         bench.submit(tasks(1, 2))

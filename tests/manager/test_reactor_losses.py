@@ -7,7 +7,7 @@ import pytest
 
 from tests.manager.harness import Node
 from throughway.manager.actions import Exit, Give, Revoke
-from throughway.manager.reactor import LOOK_SECONDS, MAX_START_FAILURES, describe_status
+from throughway.manager.reactor import LOOK_SECONDS, MAX_START_FAILURES, PARTING_SECONDS, describe_status
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
 
@@ -181,6 +181,57 @@ def test_workers_that_keep_dying_at_their_start_end_the_manager_with_the_reason(
         "the last exited with status 1: ImportError: no module named quantum"
     )
     assert lines[1].startswith("log ERROR: worker 0 exited with status 1 before it was ready")
+
+
+def test_a_manager_without_workers_leaves_once_the_interchange_knows_why(make_node: MakeNode) -> None:
+    """Its workers may end sooner than it is welcome; the executor is to hear of the initializer, not of a loss."""
+    node = make_node(1, ready=False, connected=False)
+    node.hello()
+    for number in range(MAX_START_FAILURES):
+        node.workers[number].write(0, Mark.INITIALIZER_FAILED, b"record", 0.0)
+        node.read(number)
+        node.die(number, status=1 << 8)
+        node.reap(number)
+    assert not node.exited
+    node.take()
+    lines = node.welcome()
+    assert [line.split(":")[0] for line in lines] == ["draining", "broken", "leaving", "exit 1"]
+    assert node.told[-1] == m.Leaving("m1", node.reactor.state.draining or "", failed=True)
+    node.take()
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_a_manager_without_workers_ends_with_the_reason_where_nobody_welcomes_it(
+    make_node: MakeNode, greeted: bool
+) -> None:
+    node = make_node(1, ready=False, connected=False)
+    if greeted:
+        node.hello()
+    for number in range(MAX_START_FAILURES):
+        node.die(number, status=1 << 8)
+        node.reap(number)
+    node.pass_time(PARTING_SECONDS - 1)
+    assert not node.exited
+    node.pass_time(1)
+    assert node.take()[-1].startswith("exit 1: 5 workers in a row")
+
+
+def test_what_runs_on_other_workers_is_finished_first(make_node: MakeNode) -> None:
+    node = make_node(2, ready=False)
+    node.get_ready(0)
+    node.assign(1)
+    node.begin()
+    failing = 1
+    for _ in range(MAX_START_FAILURES):
+        node.die(failing, status=1 << 8)
+        node.reap(failing)
+        failing = max(node.workers)
+    assert not node.exited
+    assert node.told[-1] == m.Draining("m1", node.reactor.state.draining or "")
+    node.finish()
+    node.acknowledge()
+    assert node.outcomes == {1: m.Outcome.VALUE}
+    assert node.take()[-1].startswith("exit 1: 5 workers in a row")
 
 
 def test_one_worker_that_gets_ready_ends_the_row_of_failures(make_node: MakeNode) -> None:

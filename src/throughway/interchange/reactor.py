@@ -408,10 +408,10 @@ class InterchangeReactor:
                     manager.draining = True
                     self._offer(manager)
                     self._actions.append(Log("INFO", f"manager {manager.id} drains: {reason}"))
-            case m.Leaving(reason=reason):
+            case m.Leaving(reason=reason, failed=failed):
                 # It has nothing left: what it was sent meanwhile, it never saw.
                 self._take_back(manager, self.state.owners.numbers(manager))
-                self._leave(manager, reason, lost=False, now=now)
+                self._leave(manager, reason, lost=failed, now=now)
             case m.Broken():
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Answer():

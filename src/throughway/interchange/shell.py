@@ -26,7 +26,7 @@ from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
 from throughway.protocol.version import PROTOCOL_VERSION
 from throughway.transport.arena import ArenaReader
-from throughway.transport.assignments import GIVEN, AssignmentNotes, read_notes
+from throughway.transport.assignments import GIVEN, AssignmentNotes, new_notes, read_notes
 from throughway.transport.interface import Arrival, Buffer, Closed, Event, Wire
 from throughway.transport.poller import Poller
 from throughway.transport.spin import Spin
@@ -302,10 +302,9 @@ class InterchangeShell:
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
             if hello.given >= 0 and isinstance(self._wires[peer >> _WIRE_SHIFT], UnixWire):
+                # Where they cannot be read, all that the manager has when it dies may have started.
                 with contextlib.suppress(OSError):
-                    # Where it cannot be read, all that the manager has when it dies may have started.
-                    path = f"/proc/{hello.pid}/fd/{hello.given}"
-                    self._given[peer] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                    self._given[peer] = _notes_of(hello)
             self._reactor.manager_said_hello(peer, hello, now)
         elif isinstance(hello, m.ManagerDied):
             self._reactor.manager_died(peer, hello, now)
@@ -372,6 +371,18 @@ class InterchangeShell:
         if peer in self._observers and wire.backlog(number) > OBSERVER_BACKLOG_BYTES:
             self._observers.discard(peer)
             wire.disconnect(number, "it does not read what it asked for")
+
+
+def _notes_of(hello: m.ManagerHello) -> int:
+    """A descriptor of the notes in which a manager on this machine keeps what it has given to workers."""
+    path = f"/proc/{hello.pid}/fd/{hello.given}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        if hello.again:
+            raise
+        # It died before it was heard, and has never had a task.
+        return new_notes()
 
 
 def serve(config: InterchangeConfig) -> int:

@@ -117,6 +117,8 @@ class ManagerReactor:
         self._last_heard = now
         self._last_sent = now
         self._leaving = False
+        self._failed = False
+        """whether it drains because no worker gets ready"""
         self.link = Link.DOWN
         self._away_since = math.inf
         """when it was first seen to be without an interchange, inf while it is registered"""
@@ -522,9 +524,7 @@ class ManagerReactor:
             )
             if self._start_failures >= MAX_START_FAILURES:
                 failures = f"{self._start_failures} workers in a row ended before they were ready"
-                reason = f"{failures}; the last {how}: {stderr}"
-                self._actions.append(Exit(reason, 1))
-                return
+                self._fail(f"{failures}; the last {how}: {stderr}")
         if state.draining is None:
             self._start_worker(worker.slot)
 
@@ -559,7 +559,7 @@ class ManagerReactor:
         self._start_failures += 1
         self._actions.append(Log("ERROR", f"worker {worker.slot} cannot be started: {reason}"))
         if self._start_failures >= MAX_START_FAILURES and not self.state.workers:
-            self._actions.append(Exit(f"no worker can be started: {reason}", 1))
+            self._fail(f"no worker can be started: {reason}")
         else:
             self._later.append((now + START_AGAIN_SECONDS, worker.slot))
 
@@ -580,6 +580,15 @@ class ManagerReactor:
         self._tell(m.Draining(self.state.id, reason))
         self._give_back(len(self.state.queue))
 
+    def _fail(self, reason: str) -> None:
+        """No worker gets ready here: finish what runs, and leave as one that failed.
+
+        Why it did is known to the interchange before that, and with it to the executor.
+        """
+        if self.state.draining is None:
+            self._failed = True
+            self.drain(reason)
+
     def _give_back(self, count: int) -> None:
         if self.link is not Link.UP:
             return
@@ -593,12 +602,13 @@ class ManagerReactor:
     def _leave(self, reason: str) -> None:
         """Nothing is left here, and nothing of it is unknown to the executor.
 
-        One that is registered says so: what is on its way here would be taken for lost with it.
+        One that is registered says so: what is on its way here would be taken for lost with it. One that failed has
+        itself registered first.
         """
-        if self.link is Link.UP or not self._greeted:
+        if self.link is Link.UP or not (self._greeted or self._failed):
             self._leaving = True
-            self._tell(m.Leaving(self.state.id, reason))
-            self._actions.append(Exit(reason))
+            self._tell(m.Leaving(self.state.id, reason, self._failed))
+            self._actions.append(Exit(reason, int(self._failed)))
 
     # -------------------------------------------------------------------------------------------------- each turn
 
@@ -678,7 +688,8 @@ class ManagerReactor:
         if self._drain_at is not None and now >= self._drain_at:
             self.drain("its time is over")
         if self.state.draining is not None and now >= self._parting_at():
-            self._actions.append(Exit("it was told to end, and nobody is there to take its last results", 1))
+            alone = "it was told to end, and nobody is there to take its last results"
+            self._actions.append(Exit(self.state.draining if self._failed else alone, 1))
         elif now - self._last_heard >= self._threshold:
             silence = now - self._last_heard
             self._actions.append(

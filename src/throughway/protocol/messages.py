@@ -249,10 +249,11 @@ class Draining(msgspec.Struct, array_like=True, tag=10):
 
 
 class Leaving(msgspec.Struct, array_like=True, tag=11):
-    """The manager's last message: it has nothing left, and goes."""
+    """The manager's last message: it has nothing left, and goes; ``failed``, because no worker can be had there."""
 
     manager: str
     reason: str
+    failed: bool = False
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag=12):

@@ -58,7 +58,7 @@ class ManagerState(Enum):
     ABSENT_HELD = "the same, and is held when it comes back"
     ABSENT_DRAINING = "the same, and drains when it comes back"
     LEFT = "went by itself, with nothing left"
-    LOST = "is given up: each of its tasks is reported as lost, and what it still says is dropped"
+    LOST = "is given up: each task that may have started there is reported as lost, and what it still says is dropped"
     REFUSED = "was turned away, with the reason"
 
 
@@ -74,9 +74,10 @@ class ManagerEvent(Enum):
     RELEASE = "the executor releases it"
     DRAIN = "the executor drains it, its time is over, or it says that it drains"
     LEAVE = "it says that it leaves"
+    FAIL = "it says that it leaves, since no worker gets ready there"
     CUT = "its connection to another machine breaks"
     CLOSE = "its connection ends, and its process is gone with it"
-    DIED = "another process of its node tells that it is dead"
+    DIED = "another process of its node tells that it is dead, or the provider that its job has ended"
     SILENCE = "it is silent, or away, for longer than it may be"
 
 
@@ -118,6 +119,7 @@ MANAGER = Lifecycle(
         },
         ManagerState.DRAINING: {
             ManagerEvent.LEAVE: ManagerState.LEFT,
+            ManagerEvent.FAIL: ManagerState.LOST,
             ManagerEvent.CUT: ManagerState.ABSENT_DRAINING,
             **_LOST,
         },
