@@ -203,9 +203,23 @@ def test_the_interchange_hears_that_a_job_ended_of_which_it_has_managers() -> No
     rig.run(0.25)
     ended = [asked for asked in rig.interchange.asked if asked[0] == "block_ended"]
     assert ended == [("block_ended", "0")], "once, and not of a block that never had managers"
+    rig.controller.interchange_restarted()
+    rig.run(0.25)
+    assert rig.interchange.asked.count(("block_ended", "0")) == 2, "another interchange does not know"
     rig.run(20)
     assert rig.block("0").state is FAILED
-    assert [asked for asked in rig.interchange.asked if asked[0] == "block_ended"] == ended
+    assert rig.interchange.asked.count(("block_ended", "0")) == 2
+
+
+def test_the_interchange_hears_of_jobs_that_were_killed_on_request() -> None:
+    rig = Rig(init_blocks=2)
+    rig.settle()
+    rig.controller.manager_joined("0")
+    rig.controller.scale_in(["0"], force=True)
+    rig.run(1)
+    rig.provider.end("j0", CANCELLED)
+    rig.run(1)
+    assert rig.interchange.asked.count(("block_ended", "0")) == 1
 
 
 def test_a_block_that_worked_and_dies_is_replaced_at_once() -> None:

@@ -285,6 +285,8 @@ class BlockController:
             for block in self._ledger.live.values():
                 if block.asked_to_drain or block.scaled_in:
                     self._drains.append((block.id, block.forced))
+                if block.gone_at is not None:
+                    self._ledger.vacated.append(block.id)
             self._refusals.extend(self._managers.hosts.left_out)
             self._inquiries.forget()
             self._touch()

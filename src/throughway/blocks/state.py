@@ -244,10 +244,11 @@ class Ledger:
             if not status.state.terminal:
                 block.gone_at = None
                 self._enter(block, JobState.RUNNING if block.managers else status.state, now)
-            elif block.managers and not block.cancelling:
-                if block.gone_at is None:
-                    block.gone_at = now
-                    self.vacated.append(block.id)
+                continue
+            if block.managers and block.gone_at is None:
+                self.vacated.append(block.id)
+            if block.managers and not block.cancelling:
+                block.gone_at = now if block.gone_at is None else block.gone_at
             else:
                 self._end(block, now)
 
