@@ -184,11 +184,6 @@ class Bench:
                     managers[self._entities.setdefault(expected.manager, expected.manager)] = event
             case m.Ask():
                 for name, (held, draining) in before.items():
-                    if name not in self.state.managers:
-                        managers[self._entities[name]] = ManagerEvent.DIED
-                        gone = self._known_tasks - self.state.owners.keys() - self.state.queue.waiting.keys()
-                        tasks = dict.fromkeys(gone, TaskEvent.LOST)
-                        continue
                     manager = self.state.managers[name]
                     if manager.draining and not draining:
                         managers[self._entities[name]] = ManagerEvent.DRAIN

@@ -7,6 +7,7 @@ import pytest
 
 from tests.interchange.harness import Bench, hello, tasks
 from throughway.interchange import blocks
+from throughway.interchange.reactor import OBITUARY_SECONDS
 from throughway.protocol import messages as m
 from throughway.protocol.views import BlockLoad, DrainView, LoadView
 
@@ -118,8 +119,12 @@ def test_a_manager_that_is_cut_off_is_lost_when_its_block_has_ended(bench: Bench
     assert msgspec.msgpack.decode(bench.answer()) is True
     assert bench.told("executor") == [], "that is another's block, and it is connected"
     bench.ask("block_ended", "0")
-    left, lost, answer = bench.told("executor")
-    assert isinstance(answer, m.Answer)
+    bench.answer()
+    bench.tick(OBITUARY_SECONDS - 1)
+    assert bench.told("executor") == [], "its node may tell which had started"
+    bench.told("b")
+    bench.tick(1)
+    left, lost = bench.told("executor")
     assert (left.manager, left.lost, left.reason) == ("a", True, blocks.ENDED_REASON)
     assert (lost.manager, lost.tasks) == ("a", [task])
     bench.logged("ERROR")
@@ -135,6 +140,8 @@ def test_one_that_is_connected_goes_on_and_is_lost_with_its_connection(bench: Be
     bench.told("executor")
     assert bench.assigned("a") == [2], "it is alive, whatever the scheduler says"
     bench.close("a", "connection lost", gone=False)
+    bench.logged("WARNING")
+    bench.tick(OBITUARY_SECONDS)
     _, lost = bench.told("executor")
     assert (lost.tasks, lost.reason) == ([2], blocks.ENDED_REASON)
     bench.told("a")
@@ -151,8 +158,24 @@ def test_one_that_comes_back_is_not_doubted_any_more(bench: Bench) -> None:
     bench.resume("a", block="0", held=[1], functions=[1])
     bench.boxes.pop(former)
     bench.close("a", "connection lost", gone=False)
-    assert bench.told("executor") == []
     bench.logged("WARNING")
+    bench.tick(OBITUARY_SECONDS)
+    assert bench.told("executor") == []
+
+
+def test_what_a_node_tells_of_a_death_counts_also_after_the_provider(bench: Bench) -> None:
+    bench.join("a", block="0")
+    bench.submit(tasks(1, 2))
+    assert bench.assigned("a") == [1, 2]
+    bench.close("a", "connection lost", gone=False)
+    bench.logged("WARNING")
+    bench.ask("block_ended", "0")
+    bench.answer()
+    bench.boxes.pop(bench.die("a", given=[1]))
+    _, lost = bench.told("executor")
+    assert lost.tasks == [1]
+    assert bench.waiting() == [2]
+    bench.logged("ERROR")
 
 
 def test_an_observer_may_not_drain(bench: Bench) -> None:

@@ -48,6 +48,10 @@ ACKNOWLEDGE_SECONDS = 1.0
 DYING_SECONDS = 2.0
 """How long the last messages of a manager that is known to be dead may take."""
 
+OBITUARY_SECONDS = 5.0
+"""How long a manager that is cut off, and whose block has ended, is waited for: what its node tells of its death says
+more, which of its tasks had started."""
+
 LOST_REMEMBERED = 10_000
 """Managers that were given up, of which the ids are kept."""
 
@@ -278,9 +282,10 @@ class InterchangeReactor:
             case "block_ended" if peer == EXECUTOR:
                 for manager in blocks.members(state, ask.subject):
                     # Where the scheduler errs, a connection that stands is right; one that breaks now confirms it.
-                    manager.died = manager.died or blocks.ENDED_REASON
+                    manager.vacated = True
                     if manager.peer == ABSENT:
-                        self._leave(manager, manager.died, lost=True, now=now)
+                        manager.lost_at = min(manager.lost_at, now + OBITUARY_SECONDS)
+                        self._watch(manager, now)
                 self._answer(peer, ask.request, reports.encode(True))
             case "tell_stranded" if peer == EXECUTOR:
                 state.tells_stranded = True
@@ -439,10 +444,13 @@ class InterchangeReactor:
             self._leave(manager, manager.died or f"its connection ended: {reason}", lost=True, now=now)
             return
         self._detach(manager)
-        manager.lost_at = max(now, manager.last_heard) + self._threshold
+        time = self._threshold
+        if manager.vacated:
+            time = min(time, OBITUARY_SECONDS)
+        manager.lost_at = max(now, manager.last_heard) + time
         self._watch(manager, now)
         text = f"manager {manager.id} on {manager.host} is cut off: {reason}"
-        self._actions.append(Log("WARNING", f"{text}; it has {self._threshold:g} s to come back"))
+        self._actions.append(Log("WARNING", f"{text}; it has {time:g} s to come back"))
 
     def manager_died(self, peer: int, message: m.ManagerDied, now: float) -> None:
         """Another process of a manager's node tells, as its first and only message, that the manager is dead."""
@@ -706,7 +714,7 @@ class InterchangeReactor:
         manager.draining = manager.draining or hello.draining is not None
         manager.last_heard = now
         manager.lost_at = math.inf
-        manager.died = ""
+        manager.vacated = False
         known = set(hello.functions)
         stale = known.intersection(manager.forget or ())
         if not (self._successor and hello.held):
@@ -914,7 +922,8 @@ class InterchangeReactor:
             limit = f"heartbeat_threshold: {self._threshold:g} s"
             if manager.restored:
                 limit = f"{self._reconnect:g} s after the interchange was started anew"
-            self._leave(manager, manager.died or f"it did not come back ({limit})", lost=True, now=now)
+            reason = blocks.ENDED_REASON if manager.vacated else f"it did not come back ({limit})"
+            self._leave(manager, manager.died or reason, lost=True, now=now)
             return
         if manager.peer == ABSENT:
             self._watch(manager, now)

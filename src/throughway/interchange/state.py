@@ -64,6 +64,7 @@ class ManagerRecord(_Touched):
         "lost_at",
         "restored",
         "seconds_left",
+        "vacated",
         "watched",
     )
 
@@ -105,6 +106,8 @@ class ManagerRecord(_Touched):
         """once it is dead: the tasks that it had given to workers, where its notes could be read"""
         self.died = ""
         """how its process ended, where somebody else told"""
+        self.vacated = False
+        """whether its block's job has ended, as the provider says: it is given up soon after its connection"""
         self.seen = 0
         """the number of its last `Results` that came here"""
         self.received = 0

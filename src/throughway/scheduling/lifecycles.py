@@ -77,8 +77,8 @@ class ManagerEvent(Enum):
     FAIL = "it says that it leaves, since no worker gets ready there"
     CUT = "its connection to another machine breaks"
     CLOSE = "its connection ends, and its process is gone with it"
-    DIED = "another process of its node tells that it is dead, or the provider that its job has ended"
-    SILENCE = "it is silent, or away, for longer than it may be"
+    DIED = "another process of its node tells that it is dead"
+    SILENCE = "it is silent, or away, for longer than it may be: less where the provider says that its job has ended"
 
 
 _LOST: Mapping[ManagerEvent, ManagerState] = {
