@@ -17,6 +17,8 @@ import throughway
 from tests.executors import tasks
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
+from throughway.executors.futures import TaskFuture
+from throughway.protocol.messages import Task
 
 
 def test_pending_running_done(executor: HighThroughputExecutor, tmp_path: Path) -> None:
@@ -175,3 +177,19 @@ def test_a_future_is_not_cancelled_twice(executor: HighThroughputExecutor, tmp_p
     gate.touch()
     assert all(future.result(timeout=10) for future in blockers)
     assert not blockers[0].cancel()
+
+
+def test_a_sleeper_whose_time_is_over_may_go_while_it_is_woken() -> None:
+    """Another thread takes itself off the list between the look at it and the taking."""
+
+    class Emptied(list[threading.Lock]):
+        def pop(self, *arguments: object) -> threading.Lock:
+            self.clear()
+            return super().pop()
+
+    future = TaskFuture[int](None, Task(1, 0, b""), None, (), 0)  # type: ignore[arg-type]
+    future.add_done_callback(lambda done: None)
+    assert future._late is not None
+    future._late.sleepers = Emptied([threading.Lock()])
+    future._set_value(5)
+    assert future.result(0) == 5

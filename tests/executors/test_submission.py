@@ -236,6 +236,30 @@ def test_shutdown_without_waiting(runs: Path, tmp_path: Path) -> None:
     executor.shutdown()
 
 
+class SlowToPickle:
+    """An argument that the executor ends before it is pickled."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        self.end()
+        return int, (1,)
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["", "journal"])
+def test_what_is_submitted_while_the_executor_ends_is_refused(
+    runs: Path, tmp_path: Path, journal: bool
+) -> None:
+    executor = HighThroughputExecutor(
+        max_workers_per_node=1, run_dir=runs, journal=str(tmp_path / "journal") if journal else None
+    )
+    assert executor.submit(tasks.add, 1).result(timeout=20) == 1
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(print, SlowToPickle(executor.shutdown))
+    assert executor.outstanding == 0
+
+
 def test_shutdown_cancelling_what_waits(runs: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     started = tmp_path / "started"

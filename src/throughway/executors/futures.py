@@ -57,9 +57,12 @@ class _Late:
         self.sleepers: list[threading.Lock] = []
 
     def wake(self) -> None:
-        """Wake those who sleep in `result`."""
+        """Wake those who sleep in `result`. One whose time is over may take itself off the list at any moment."""
         while self.sleepers:
-            self.sleepers.pop().release()
+            try:
+                self.sleepers.pop().release()
+            except IndexError:
+                return
 
 
 class TaskFuture(Future[Result]):

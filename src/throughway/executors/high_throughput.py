@@ -54,6 +54,9 @@ Result = TypeVar("Result")
 
 _live: weakref.WeakSet[HighThroughputExecutor] = weakref.WeakSet()
 
+_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+"""Those whose threads have not ended: these keep them."""
+
 
 class HighThroughputExecutor(Questions, Executor):
     """Runs functions on the nodes that a provider gives: a `concurrent.futures.Executor` for clusters.
@@ -266,6 +269,7 @@ class HighThroughputExecutor(Questions, Executor):
                 },
                 guarded=scaling.guarded(self, own_command=self.launch_cmd != parameters.LAUNCH_COMMAND),
             )
+            _runs.add(self._run)
             self._futures = self._run.reactor.futures
             self._outbox = self._run.reactor.outbox
             self._arena = self._run.arena
@@ -322,7 +326,16 @@ class HighThroughputExecutor(Questions, Executor):
             # Ctrl-C, most likely: the caller gets no future, so nothing may wait for one.
             self._disown(task.id)
             raise
+        if not self._ready:
+            self._refuse_late(number)
         return future
+
+    def _refuse_late(self, task: int) -> None:
+        """The executor has begun to end, or broke, while this task was made: nobody may be there to run it, or to end
+        its future."""
+        run = self._run
+        if run is not None and run.reactor.closed and self._futures.pop(task, None) is not None:
+            self._start_or_refuse()
 
     def _notice(self, count: float) -> None:
         """Called by the controller of the blocks: with ``count`` outstanding tasks it wants to know, inf for never.
@@ -392,6 +405,8 @@ class HighThroughputExecutor(Questions, Executor):
         except BaseException:
             self._disown(task.id)
             raise
+        if not self._ready:
+            self._refuse_late(number)
         return future
 
     def _place(self, task: int, frames: list[memoryview]) -> tuple[int, Sequence[memoryview] | Lease]:
@@ -628,6 +643,11 @@ def _end_all() -> None:
     interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     for executor in list(_live):
         executor._end(True, cancel_futures=interrupted, kill=interrupted)
+    for run in list(_runs):
+        # Shut down without waiting, or forgotten: what was submitted runs all the same.
+        if interrupted:
+            run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=True))
+        run.shell.join()
 
 
 _inherited: list[Run] = []
@@ -640,6 +660,7 @@ def _after_fork() -> None:
     for executor in list(_live):
         executor._forget_run()
     _live.clear()
+    _runs.clear()
 
 
 atexit.register(_end_all)

@@ -136,6 +136,7 @@ class ExecutorShell:
         wire = UnixWire.over(sock, label="interchange")
         wire.receive()
         wire.writing = self._sending
+        wire.read_elsewhere = True
         wire.register(self._selector)
         self._probe = select.poll()
         self._probe.register(sock, select.POLLIN)
