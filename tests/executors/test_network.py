@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from throughway.protocol import messages as m
 from throughway.protocol.version import PROTOCOL_VERSION, python_version
 from throughway.providers import LocalProvider
 from throughway.transport.curve import CurveKeys, load_manager_keys
+from throughway.transport.framing import framed
 from throughway.transport.unix import UnixWire
 from throughway.transport.zeromq import ZmqConnector
 
@@ -412,22 +414,34 @@ def test_a_manager_that_does_not_fit_is_refused_alone(
     assert len(executor.connected_managers()) == 1
 
 
-def test_one_that_died_before_it_was_heard_has_started_nothing(runs: Path) -> None:
-    with (
-        subprocess.Popen(["true"]) as dead,
-        HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor,
-    ):
-        dead.wait()
+def test_one_that_died_before_it_was_heard_has_started_nothing(
+    runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a zombie by then: its parent, the provider, looks only now and then."""
+    with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         assert executor.submit(tasks.add, 1).result(timeout=30) == 1
         (manager,) = executor.connected_managers()
         executor.hold_manager(manager.manager)
-        fake = FakeManager(executor)
-        fake.say(hello(pid=dead.pid, given=4))
-        wait_until(lambda: len(executor.connected_managers()) == 2, 20, "it to be registered")
         future = executor.submit(tasks.add, 2)
-        fake.until(lambda: len(fake.side.messages()) == 2)
-        fake.close()
-        wait_until(lambda: len(executor.connected_managers()) == 1, 20, "its end to be noticed")
+        wait_until(lambda: executor.status_report().pending == 1, 20, "it to wait")
+        interchange = run_of(executor).shell.interchange_pid
+        script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        script += "s.sendall(sys.stdin.buffer.read())"
+        head, _ = framed([codec.encode(hello(given=4))])
+        os.kill(interchange, signal.SIGSTOP)
+        try:
+            with subprocess.Popen(
+                [sys.executable, "-c", script, run_of(executor).folder.socket], stdin=subprocess.PIPE
+            ) as dead:
+                assert dead.stdin is not None
+                dead.stdin.write(head + codec.encode(hello(given=4)))
+                dead.stdin.close()
+                os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+                with caplog.at_level(logging.INFO, logger="throughway"):
+                    os.kill(interchange, signal.SIGCONT)
+                    wait_until(lambda: "its connection ended" in caplog.text, 20, "its end to be noticed")
+        finally:
+            os.kill(interchange, signal.SIGCONT)
         executor.release_manager(manager.manager)
         assert future.result(timeout=20) == 2
 

@@ -50,6 +50,35 @@ def test_the_peer_is_known_by_its_user(make_ends: Make) -> None:
         assert peer_user(one) == os.getuid()
 
 
+def test_the_process_of_a_peer_is_known(make_ends: Make) -> None:
+    ends = make_ends("unix")
+    ends.connect()
+    ends.drive(lambda: bool(ends.listener.opened))
+    wire = ends.wire_of(UnixWire)
+    assert wire.process(ends.listener.opened[0].peer) == os.getpid()
+    assert wire.process(99) == 0
+
+
+def test_who_only_writes_leaves_the_end_to_who_reads() -> None:
+    """Two threads must not read at once: writing fails without reading, and what had come is read before the end."""
+    mine, others = socket.socketpair()
+    wire = UnixWire.over(mine)
+    wire.read_elsewhere = True
+    wire.receive()
+    other = UnixWire.over(others)
+    other.send(0, [b"last words"])
+    other.close()
+    assert not wire.send(0, [b"hello"])
+    assert wire.receive() == []
+    wire.take(0)
+    wire.take(0)
+    arrival, closed = wire.receive()
+    assert isinstance(arrival, Arrival)
+    assert arrival.frames == [b"last words"]
+    assert isinstance(closed, Closed)
+    wire.close()
+
+
 def test_connections_of_other_users_are_turned_away(make_ends: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = make_ends("unix")
     monkeypatch.setattr("throughway.transport.unix.peer_user", lambda sock: os.getuid() + 1)

@@ -301,10 +301,11 @@ class InterchangeShell:
             return
         if isinstance(hello, m.ManagerHello):
             self._managers.add(peer)
-            if hello.given >= 0 and isinstance(self._wires[peer >> _WIRE_SHIFT], UnixWire):
+            wire = self._wires[peer >> _WIRE_SHIFT]
+            if hello.given >= 0 and isinstance(wire, UnixWire):
                 # Where they cannot be read, all that the manager has when it dies may have started.
                 with contextlib.suppress(OSError):
-                    self._given[peer] = _notes_of(hello)
+                    self._given[peer] = _notes_of(hello, wire.process(peer & (1 << _WIRE_SHIFT) - 1))
             self._reactor.manager_said_hello(peer, hello, now)
         elif isinstance(hello, m.ManagerDied):
             self._reactor.manager_died(peer, hello, now)
@@ -373,16 +374,29 @@ class InterchangeShell:
             wire.disconnect(number, "it does not read what it asked for")
 
 
-def _notes_of(hello: m.ManagerHello) -> int:
-    """A descriptor of the notes in which a manager on this machine keeps what it has given to workers."""
-    path = f"/proc/{hello.pid}/fd/{hello.given}"
+def _notes_of(hello: m.ManagerHello, process: int) -> int:
+    """A descriptor of the notes in which a manager on this machine keeps what it has given to workers.
+
+    ``process`` is its number here, which need not be the one that it knows itself by. Raises `OSError` where its notes
+    cannot be had, though there may be something in them.
+    """
+    path = f"/proc/{process}/fd/{hello.given}"
     try:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError):
-        if hello.again:
+    except OSError:
+        if hello.again or not process or not _is_dead(process):
             raise
         # It died before it was heard, and has never had a task.
         return new_notes()
+
+
+def _is_dead(process: int) -> bool:
+    """Whether a process is gone, or a zombie, of which nothing but its end can be had any more."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def serve(config: InterchangeConfig) -> int:

@@ -116,6 +116,11 @@ class _Stream:
 
     def lost(self, error: OSError) -> None:
         """Writing failed: the peer is gone. What it sent before that is still to be read: a socket buffer at most."""
+        if self.wire.read_elsewhere:
+            # That may be under way at this moment, and comes to the same end.
+            self.queue.clear()
+            self.queued = 0
+            return
         for _ in range(_LAST_READS):
             if not self.read():
                 break
@@ -135,6 +140,8 @@ class UnixWire:
         self.max_backlog_bytes = max_backlog_bytes
         self.writing: AbstractContextManager[object] = nullcontext()
         """held while the wire writes by itself; whoever calls `send` from another thread holds it, too"""
+        self.read_elsewhere = False
+        """whether other threads than those that write read, and find out who is gone"""
         self.streams: dict[int, _Stream] = {}
         self.arrived: list[Event] = []
         self.buffer = memoryview(bytearray(READ_BYTES))
@@ -245,6 +252,13 @@ class UnixWire:
             return False
         self.watch(stream)
         return True
+
+    def process(self, peer: int) -> int:
+        """The process that made a peer's connection, by the number that it has here; 0 where that is not known, as of
+        one in a container with process numbers of its own."""
+        stream = self.streams.get(peer)
+        credentials = None if stream is None else _credentials(stream.sock)
+        return 0 if credentials is None else credentials[0]
 
     def backlog(self, peer: int) -> int:
         stream = self.streams.get(peer)
@@ -363,11 +377,17 @@ class UnixWire:
 
 def peer_user(sock: socket.socket) -> int | None:
     """The user id at the other end of a Unix socket, None where the system does not tell."""
+    credentials = _credentials(sock)
+    return None if credentials is None else credentials[1]
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int] | None:
+    """Process, user and group that connected this socket, as this process's namespaces have them."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
-    _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, 12))
-    return int(user)
+    process, user, group = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, 12))
+    return process, user, group
 
 
 def listening_socket(path: str) -> socket.socket:
