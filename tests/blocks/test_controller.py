@@ -373,6 +373,23 @@ def test_managers_that_die_within_seconds_over_and_over() -> None:
     assert "connection closed" in str(rig.errors[0])
 
 
+def test_managers_whose_workers_all_die_slowly_before_they_are_ready() -> None:
+    rig = Rig()
+    for k in range(3):
+        rig.settle()
+        rig.run(1)
+        assert rig.errors == []
+        rig.controller.manager_joined(str(k), f"m{k}", "h", 1)
+        rig.run(40)
+        reason = "5 workers in a row ended before they were ready"
+        rig.controller.manager_left(str(k), reason, True, f"m{k}", True)
+        rig.provider.end(f"j{k}", FAILED, 1)
+        rig.run(5)
+    (error,) = rig.errors
+    assert str(error).count("5 workers in a row ended before they were ready") == 3
+    assert rig.provider.running() == []
+
+
 def test_jobs_that_end_well_without_any_manager() -> None:
     rig = Rig()
     for k in range(3):

@@ -139,6 +139,74 @@ def test_a_block_that_goes_on_working_forgives_once_only() -> None:
     assert story.ledger.failures == 0
 
 
+def test_managers_without_a_worker_that_gets_ready_are_failures_however_slowly_they_find_out() -> None:
+    """Being registered for a while is no sign of work where managers were before, and had no worker."""
+    story = Story()
+    for attempt, life in enumerate((40.0, 65.0, 30.0)):
+        begin = 100.0 * attempt
+        story.ledger.joined(str(attempt), 1, begin)
+        for second in range(int(life)):
+            story.ledger.settle(begin + second)
+        assert story.ledger.failures == attempt
+        story.ledger.left(str(attempt), 1, "5 workers in a row", True, begin + life, failed=True)
+        story.hear(f"j{attempt}", JobState.FAILED, begin + life + 1, 1)
+        assert story.ledger.failures == attempt + 1
+        story.open(now=begin + life + 2)
+
+
+def test_a_block_that_lives_far_longer_than_those_without_workers_forgives() -> None:
+    story = Story()
+    story.ledger.joined("0", 1, 0.0)
+    story.ledger.left("0", 1, "5 workers in a row", True, 40.0, failed=True)
+    story.hear("j0", JobState.FAILED, 41.0, 1)
+    story.open()
+    story.ledger.joined("1", 1, 50.0)
+    assert story.ledger.deadline() == 130.0
+    story.ledger.settle(129.9)
+    assert story.ledger.failures == 1
+    story.ledger.settle(130.0)
+    assert (story.ledger.failures, story.ledger.deadline()) == (0, math.inf)
+
+
+def test_a_block_that_ends_well_ends_the_doubt_about_registered_managers() -> None:
+    story = Story()
+    story.ledger.joined("0", 1, 0.0)
+    story.ledger.left("0", 1, "5 workers in a row", True, 40.0, failed=True)
+    story.hear("j0", JobState.FAILED, 41.0, 1)
+    story.open(2)
+    story.ledger.joined("1", 1, 50.0)
+    story.ledger.joined("2", 1, 55.0)
+    story.ledger.left("1", 1, "connection closed", True, 60.0)
+    story.hear("j1", JobState.FAILED, 60.0, 1)
+    assert story.ledger.failures == 0, "it is not said that it had no worker"
+    story.open()
+    story.hear("j3", JobState.FAILED, 61.0, 1)
+    assert (story.ledger.failures, story.ledger.deadline()) == (1, 65.0)
+
+
+def test_a_block_of_several_nodes_is_barren_where_all_of_them_are() -> None:
+    story = Story(2)
+    for block in "01":
+        story.ledger.joined(block, 1, 0.0)
+        story.ledger.joined(block, 1, 1.0)
+        story.ledger.left(block, 1, "5 workers in a row", True, 20.0, failed=True)
+    story.ledger.left("0", 1, "connection closed", True, 30.0)
+    story.hear("j0", JobState.FAILED, 30.0, 1)
+    assert story.ledger.failures == 0
+    story.ledger.left("1", 1, "5 workers in a row", True, 30.0, failed=True)
+    story.hear("j1", JobState.FAILED, 30.0, 1)
+    assert story.ledger.failures == 1
+
+
+def test_a_job_that_ends_well_without_a_worker_is_a_failure() -> None:
+    """Its script may go on after the manager, and end with another status."""
+    story = Story()
+    story.ledger.joined("0", 1, 0.0)
+    story.ledger.left("0", 1, "5 workers in a row", True, 40.0, failed=True)
+    story.hear("j0", JobState.COMPLETED, 41.0, 0)
+    assert (story.states(), story.ledger.failures) == ([JobState.COMPLETED], 1)
+
+
 def test_blocks_of_one_attempt_fail_once() -> None:
     story = Story(5)
     for k in range(5):
@@ -420,13 +488,13 @@ class Weeks(RuleBasedStateMachine):
         self.ledger.heard({job: JobStatus(state, code if state.terminal else None)}, self.now)
 
     @precondition(lambda self: self.ledger.live)
-    @rule(data=st.data(), joins=st.booleans(), lost=st.booleans())
-    def manager(self, data: st.DataObject, joins: bool, lost: bool) -> None:
+    @rule(data=st.data(), joins=st.booleans(), lost=st.booleans(), failed=st.booleans())
+    def manager(self, data: st.DataObject, joins: bool, lost: bool, failed: bool) -> None:
         block = data.draw(st.sampled_from(sorted(self.ledger.live)))
         if joins:
             self.ledger.joined(block, 1, self.now)
         else:
-            self.ledger.left(block, 1, "gone", lost, self.now)
+            self.ledger.left(block, 1, "gone", lost, self.now, failed=lost and failed)
 
     @invariant()
     def holds(self) -> None:

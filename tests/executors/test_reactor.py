@@ -490,8 +490,8 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
         def manager_joined(self, block: str, manager: str, host: str, workers: int) -> None:
             self.seen.append(("joined", block))
 
-        def manager_left(self, block: str, reason: str, lost: bool, manager: str) -> None:
-            self.seen.append(("left", block, reason, lost))
+        def manager_left(self, block: str, reason: str, lost: bool, manager: str, failed: bool) -> None:
+            self.seen.append(("left", block, reason, lost, manager, failed))
 
         def manager_refused(self, block: str, reason: str) -> None:
             self.seen.append(("refused", block, reason))
@@ -506,6 +506,7 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
     bench.reactor.observer = observer
     bench.say(m.ManagerJoined("m1", "h", "0", 4))
     bench.say(m.ManagerLeft("m1", "h", "0", "silent", True))
+    bench.say(m.ManagerLeft("m2", "h", "0", "no worker gets ready", True, failed=True))
     bench.say(m.ManagerRefused("h", "1", "another Python"))
     bench.say(m.Stranded())
     actions = bench.reactor.actions()
@@ -514,13 +515,14 @@ def test_news_of_managers_reach_the_observer_and_the_log(bench: Bench) -> None:
             action.callback(*action.arguments)
     assert observer.seen == [
         ("joined", "0"),
-        ("left", "0", "silent", True),
+        ("left", "0", "silent", True, "m1", False),
+        ("left", "0", "no worker gets ready", True, "m2", True),
         ("refused", "1", "another Python"),
         ("stranded",),
     ]
     logged = [action.text for action in actions if isinstance(action, Log)]
-    assert len(logged) == 2
-    assert "another Python" in logged[1]
+    assert len(logged) == 3
+    assert "another Python" in logged[2]
 
 
 class Cluster(RuleBasedStateMachine):

@@ -694,10 +694,19 @@ class TestDrain:
         bench.manager("a", m.Leaving("a", "5 workers in a row", failed=True))
         bench.told("a")
         left, lost = bench.told("executor")
-        assert left == m.ManagerLeft("a", "host-a", "0", "5 workers in a row", lost=True)
+        assert left == m.ManagerLeft("a", "host-a", "0", "5 workers in a row", lost=True, failed=True)
         assert lost.tasks == []
         assert bench.waiting() == [1, 2]
         assert bench.state.status(bench.now).lost_managers == 1
+        bench.logged("ERROR")
+
+    def test_one_that_failed_and_had_worked_before_is_only_lost(self, bench):
+        joined(bench, "a")
+        bench.manager("a", m.Draining("a", "5 workers in a row"))
+        bench.manager("a", m.Leaving("a", "5 workers in a row", failed=True, worked=True))
+        bench.told("a")
+        left, _ = bench.told("executor")
+        assert left == m.ManagerLeft("a", "host-a", "0", "5 workers in a row", lost=True, failed=False)
         bench.logged("ERROR")
 
     def test_what_was_cancelled_there_does_not_go_elsewhere(self, bench):

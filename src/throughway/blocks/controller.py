@@ -236,8 +236,10 @@ class BlockController:
             self._ledger.joined(block, workers, now)
             self._touch()
 
-    def manager_left(self, block: str, reason: str, lost: bool, manager: str = "") -> None:
-        """A manager that had registered is gone: drained, or ``lost``."""
+    def manager_left(
+        self, block: str, reason: str, lost: bool, manager: str = "", failed: bool = False
+    ) -> None:
+        """A manager that had registered is gone: drained, or ``lost``; ``failed`` if no worker ever got ready there."""
         with self._wake:
             now = self._clock()
             gone = self._managers.left(manager, block)
@@ -255,7 +257,7 @@ class BlockController:
                         self._managers.hosts.left_out[name],
                     )
                     self._refusals.append(name)
-            self._ledger.left(block, 0 if gone is None else gone.workers, reason, lost, now)
+            self._ledger.left(block, 0 if gone is None else gone.workers, reason, lost, now, failed=failed)
             self._touch()
 
     def manager_refused(self, block: str, reason: str) -> None:

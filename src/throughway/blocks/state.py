@@ -21,6 +21,9 @@ from throughway.providers.interface import JobId, JobState, JobStatus
 REMEMBERED = 100
 """Ended blocks that are still shown."""
 
+BARREN_LIVES = 2.0
+"""A live block is taken to work after so many times as long as one took on which no worker got ready."""
+
 
 class BlockView(msgspec.Struct, frozen=True):
     """A block as users see it. ``since`` is when it came into its state, in seconds since the epoch.
@@ -71,6 +74,8 @@ class Block:
         """of the managers that are registered"""
         self.ever_joined = 0
         """managers that have registered, those included that left since"""
+        self.ever_failed = 0
+        """those of them that left since none of their workers ever got ready"""
         self.idle_since = math.inf
         """since when no task is on it, as of the last look; inf where one is, or that is not known"""
         self.unneeded_since = math.inf
@@ -95,9 +100,14 @@ class Block:
         """Whether it takes nothing new any more."""
         return self.asked_to_drain or self.scaled_in or self.cancelling or self.condemned
 
+    @property
+    def barren(self) -> bool:
+        """Whether no worker ever got ready on it, as each of its managers said when it left."""
+        return 0 < self.ever_joined == self.ever_failed
+
     def worked(self, now: float, short_life: float) -> bool:
         """Whether it had managers for ``short_life`` seconds after the first of them registered."""
-        if self.joined_at is None:
+        if self.joined_at is None or self.barren:
             return False
         end = now if self.managers or self.left_at is None else self.left_at
         return end >= self.joined_at + short_life
@@ -146,6 +156,8 @@ class Ledger:
         """blocks whose jobs have ended, and of which the interchange has managers: it is to be told"""
         self.workers_per_node = 1.0
         """as managers showed; until then, what their configuration lets expect"""
+        self.barren_life = 0.0
+        """the longest that a block took to show that no worker gets ready on it, in seconds, since one ended well"""
         self._by_job: dict[JobId, Block] = {}
         self._opened = 0
         self._attempts = 0
@@ -208,19 +220,27 @@ class Ledger:
             block.message = ""
         self._enter(block, JobState.RUNNING, now)
 
-    def left(self, block_id: str, workers: int, reason: str, lost: bool, now: float) -> None:
-        """A manager of the block is gone, and its workers with it: drained, or ``lost``."""
+    def left(
+        self, block_id: str, workers: int, reason: str, lost: bool, now: float, *, failed: bool = False
+    ) -> None:
+        """A manager of the block is gone, and its workers with it: drained, or ``lost``.
+
+        ``failed`` says that none of its workers ever got ready.
+        """
         block = self.live.get(block_id)
         if block is None or not block.managers:
             return
         block.managers -= 1
         block.workers = max(0, block.workers - workers)
         block.lost = block.lost or lost
+        block.ever_failed += failed
         block.message = reason
         self.changes += 1
         if block.managers:
             return
         block.left_at = now
+        if block.barren and block.joined_at is not None:
+            self.barren_life = max(self.barren_life, now - block.joined_at)
         if block.gone_at is not None:
             self._end(block, now)
 
@@ -335,11 +355,21 @@ class Ledger:
         for block in list(self.live.values()):
             if block.gone_at is not None and now >= block.gone_at + self.policy.linger:
                 self._end(block, now)
-            elif not block.proven and block.managers and block.worked(now, self.policy.short_life):
+            elif (proven_at := self._proven_at(block)) <= now:
                 # Once only: a block that goes on working says nothing about the others, which go on failing.
                 block.proven = True
-                if block.joined_at is not None and block.joined_at + self.policy.short_life >= self.failed_at:
+                if proven_at >= self.failed_at:
                     self._worked()
+
+    def _proven_at(self, block: Block) -> float:
+        """When a live block is taken to work, since its managers are still there; inf if that is known, or not near.
+
+        Registered managers may have no worker that gets ready. Where that was so before, it shows by the time in
+        which it did: so no row of such blocks is forgiven, however slowly each fails.
+        """
+        if block.proven or not block.managers or block.joined_at is None:
+            return math.inf
+        return block.joined_at + max(self.policy.short_life, BARREN_LIVES * self.barren_life)
 
     def hung(self, now: float) -> list[JobId]:
         """Jobs that go on although their managers were lost a while ago: a node or a process that does not answer.
@@ -371,8 +401,8 @@ class Ledger:
             earliest = min(earliest, self._hangs_at(block), self._cancels_at(block))
             if block.gone_at is not None:
                 earliest = min(earliest, block.gone_at + self.policy.linger)
-            if self.failures and not block.proven and block.managers and block.joined_at is not None:
-                earliest = min(earliest, block.joined_at + self.policy.short_life)
+            if self.failures:
+                earliest = min(earliest, self._proven_at(block))
         return earliest
 
     def job_ids(self) -> list[JobId]:
@@ -424,6 +454,9 @@ class Ledger:
             assert block.job_id is None or self._by_job[block.job_id] is block, f"job of block {block_id}"
             assert not (block.asked_to_drain and block.scaled_in), f"block {block_id} is drained and asked to"
             assert block.workers >= 0, f"block {block_id} has {block.workers} workers"
+            assert block.ever_failed <= block.ever_joined, (
+                f"block {block_id} has {block.ever_failed} failed managers"
+            )
         assert all(block.id in self.live for block in self._by_job.values()), "the job of an ended block"
         assert all(block.state.terminal for block in self.ended), "an ended block is not in a last state"
         assert (self.failures == 0) == (not self.failed), f"{self.failures} failures, of {len(self.failed)}"
@@ -448,7 +481,9 @@ class Ledger:
             block.message = block.message or "its job ended without an error, but no manager ever registered"
         drained = state is JobState.COMPLETED and not status.exit_code and not block.lost
         if not block.cancelling and not block.scaled_in:
-            if (drained and block.joined_at is not None) or block.worked(now, self.policy.short_life):
+            drained = drained and block.joined_at is not None and not block.barren
+            if drained or block.worked(now, self.policy.short_life):
+                self.barren_life = 0.0
                 self._worked()
             else:
                 self._has_failed(block, now)

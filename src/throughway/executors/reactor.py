@@ -90,7 +90,7 @@ class Observer(Protocol):
     """Who wants to know what becomes of managers (`blocks.controller.BlockController`)."""
 
     def manager_joined(self, block: str, manager: str, host: str, workers: int) -> None: ...
-    def manager_left(self, block: str, reason: str, lost: bool, manager: str) -> None: ...
+    def manager_left(self, block: str, reason: str, lost: bool, manager: str, failed: bool) -> None: ...
     def manager_refused(self, block: str, reason: str) -> None: ...
     def stranded(self) -> None: ...
     def interchange_restarted(self) -> None: ...
@@ -360,7 +360,14 @@ class ExecutorReactor:
                 level = "WARNING" if message.lost else "INFO"
                 text = f"manager {message.manager} on {message.host} (block {message.block}) left: {message.reason}"
                 self._actions.append(Log(level, text))
-                self._observe("manager_left", message.block, message.reason, message.lost, message.manager)
+                self._observe(
+                    "manager_left",
+                    message.block,
+                    message.reason,
+                    message.lost,
+                    message.manager,
+                    message.failed,
+                )
             case m.ManagerRefused():
                 text = f"a manager of block {message.block} on {message.host} was refused: {message.reason}"
                 self._actions.append(Log("ERROR", text))

@@ -413,10 +413,10 @@ class InterchangeReactor:
                     manager.draining = True
                     self._offer(manager)
                     self._actions.append(Log("INFO", f"manager {manager.id} drains: {reason}"))
-            case m.Leaving(reason=reason, failed=failed):
+            case m.Leaving(reason=reason, failed=failed, worked=worked):
                 # It has nothing left: what it was sent meanwhile, it never saw.
                 self._take_back(manager, self.state.owners.numbers(manager))
-                self._leave(manager, reason, lost=failed, now=now)
+                self._leave(manager, reason, lost=failed, failed=failed and not worked, now=now)
             case m.Broken():
                 self._actions.append(Forward(EXECUTOR, raw))
             case m.Answer():
@@ -588,7 +588,9 @@ class InterchangeReactor:
             self._offer(manager)
             self._tell(manager, m.Drain(reason), now)
 
-    def _leave(self, manager: ManagerRecord, reason: str, *, lost: bool, now: float) -> None:
+    def _leave(
+        self, manager: ManagerRecord, reason: str, *, lost: bool, failed: bool = False, now: float
+    ) -> None:
         state = self.state
         manager.draining = True
         self._offer(manager)
@@ -616,7 +618,7 @@ class InterchangeReactor:
             self._answer(*reply)
         self._actions += [
             Log("ERROR" if lost else "INFO", f"manager {manager.id} on {manager.host} left: {reason}"),
-            Send(EXECUTOR, m.ManagerLeft(manager.id, manager.host, manager.block, reason, lost)),
+            Send(EXECUTOR, m.ManagerLeft(manager.id, manager.host, manager.block, reason, lost, failed)),
         ]
         if peer != ABSENT:
             self._actions.append(Disconnect(peer, reason))

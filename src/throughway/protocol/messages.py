@@ -249,11 +249,15 @@ class Draining(msgspec.Struct, array_like=True, tag=10):
 
 
 class Leaving(msgspec.Struct, array_like=True, tag=11):
-    """The manager's last message: it has nothing left, and goes; ``failed``, because no worker can be had there."""
+    """The manager's last message: it has nothing left, and goes; ``failed``, because no worker can be had there.
+
+    ``worked`` says that one had got ready there before.
+    """
 
     manager: str
     reason: str
     failed: bool = False
+    worked: bool = False
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag=12):
@@ -353,13 +357,17 @@ class ManagerJoined(msgspec.Struct, array_like=True, tag=18):
 
 
 class ManagerLeft(msgspec.Struct, array_like=True, tag=19):
-    """A manager is gone: drained (``lost`` false) or lost, and why. Its tasks' fates follow as `Lost`."""
+    """A manager is gone: drained (``lost`` false) or lost, and why. Its tasks' fates follow as `Lost`.
+
+    ``failed`` says that no worker ever got ready there, however long it was registered.
+    """
 
     manager: str
     host: str
     block: str
     reason: str
     lost: bool
+    failed: bool = False
 
 
 class ManagerRefused(msgspec.Struct, array_like=True, tag=20):
