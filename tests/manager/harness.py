@@ -343,6 +343,27 @@ class Node:
         self.reactor.worker_ended(number, worker.status, worker.claims, stderr, log, self.now)
         return self.turn()
 
+    def refuse(self, number: int = 0, reason: str = "Resource temporarily unavailable") -> list[str]:
+        """A worker that was to start was not: there is no process, and the reactor takes its turn."""
+        del self.workers[number]
+        self.reactor.worker_not_started(number, reason, self.now)
+        return self.turn()
+
+    def lose_zygote(self) -> list[str]:
+        """What forks the workers is killed, and all of them with it; then the reactor takes its turn."""
+        dead = list(self.workers.values())
+        for worker in dead:
+            if worker.alive:
+                worker.status = 9
+            records, worker.unread = worker.unread, []
+            self.reactor.records_came(worker.number, records, self.now)
+        self.reactor.zygote_ended()
+        for worker in dead:
+            del self.workers[worker.number]
+            log = self.state.worker_log(worker.slot)
+            self.reactor.worker_ended(worker.number, 9, worker.claims, "", log, self.now)
+        return self.turn()
+
     def finish(self, *, seconds: float = TINY) -> None:
         """All workers work, and all they write is read, until nothing is left to do."""
         while busy := [worker for worker in self.workers.values() if worker.can_step() or worker.unread]:

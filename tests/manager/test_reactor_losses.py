@@ -7,7 +7,13 @@ import pytest
 
 from tests.manager.harness import Node
 from throughway.manager.actions import Exit, Give, Revoke
-from throughway.manager.reactor import LOOK_SECONDS, MAX_START_FAILURES, PARTING_SECONDS, describe_status
+from throughway.manager.reactor import (
+    LOOK_SECONDS,
+    MAX_START_FAILURES,
+    PARTING_SECONDS,
+    START_AGAIN_SECONDS,
+    describe_status,
+)
 from throughway.protocol import messages as m
 from throughway.protocol.bundles import Mark
 
@@ -232,6 +238,7 @@ def test_what_runs_on_other_workers_is_finished_first(make_node: MakeNode) -> No
     node.acknowledge()
     assert node.outcomes == {1: m.Outcome.VALUE}
     assert node.take()[-1].startswith("exit 1: 5 workers in a row")
+    assert node.told[-1:] == [m.Leaving("m1", node.reactor.state.draining or "", failed=True, worked=True)]
 
 
 def test_one_worker_that_gets_ready_ends_the_row_of_failures(make_node: MakeNode) -> None:
@@ -242,6 +249,130 @@ def test_one_worker_that_gets_ready_ends_the_row_of_failures(make_node: MakeNode
         node.die(number)
         node.reap(number)
     assert not node.exited
+    node.take()
+
+
+def test_a_zygote_that_dies_while_many_workers_start_is_one_failure(make_node: MakeNode) -> None:
+    node = make_node(3 * MAX_START_FAILURES, ready=False)
+    node.get_ready(0)
+    node.assign(1)
+    node.begin()
+    node.workers[1].write(0, Mark.READY, b"", 0.0)
+    node.take()
+    lines = node.lose_zygote()
+    slots = ", ".join(map(str, range(2, 3 * MAX_START_FAILURES)))
+    assert lines[0] == (
+        f"log ERROR: before they were ready, these workers died with the process that forks workers: {slots}"
+    )
+    assert [line for line in lines if "log ERROR" in line] == lines[:1]
+    assert sum("start w" in line for line in lines) == 3 * MAX_START_FAILURES
+    assert node.state.draining is None
+    assert node.outcomes == {1: m.Outcome.WORKER_LOST}
+    node.get_ready(max(node.workers))
+    node.assign(2)
+    node.finish()
+    assert node.outcomes[2] == m.Outcome.VALUE
+    node.take()
+
+
+def test_zygotes_that_keep_dying_end_the_manager(make_node: MakeNode) -> None:
+    node = make_node(2, ready=False)
+    for _ in range(MAX_START_FAILURES):
+        assert not node.exited
+        node.lose_zygote()
+    assert node.take()[-1] == (
+        "exit 1: 5 workers in a row ended before they were ready; "
+        "the last died with the process that forks workers"
+    )
+    assert node.told[-1] == m.Leaving("m1", node.reactor.state.draining or "", failed=True, worked=False)
+
+
+def test_a_zygote_that_dies_with_ready_workers_alone_is_no_failure(pair: Node) -> None:
+    for _ in range(2 * MAX_START_FAILURES):
+        pair.take()
+        lines = pair.lose_zygote()
+        assert [line.split()[0] for line in lines] == ["start", "start"]
+        for number in list(pair.workers):
+            pair.get_ready(number)
+    assert not pair.exited
+    pair.take()
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again_a_while_later(make_node: MakeNode) -> None:
+    node = make_node(4, max_tasks_per_child=1)
+    node.assign(1, 2, 3, 4)
+    for number in range(4):
+        node.begin(number)
+    node.end(0)
+    node.reap(0)
+    number = 4
+    for _ in range(3 * MAX_START_FAILURES):
+        node.take()
+        assert node.refuse(number) == [
+            "log ERROR: worker 0 cannot be started: Resource temporarily unavailable"
+        ]
+        node.pass_time(START_AGAIN_SECONDS)
+        number += 1
+        assert number in node.workers
+    assert node.state.draining is None
+    node.get_ready(number)
+    node.assign(5)
+    node.finish()
+    assert node.outcomes.keys() == {1, 2, 3, 4, 5}
+    node.take()
+
+
+def test_no_worker_that_can_be_forked_for_a_moment_is_tried_again_by_all(make_node: MakeNode) -> None:
+    """All slots are refused within a moment: that is one try, however many they are."""
+    node = make_node(3 * MAX_START_FAILURES, ready=False)
+    for number in list(node.workers):
+        node.refuse(number)
+    assert not node.workers
+    assert not node.exited
+    node.pass_time(START_AGAIN_SECONDS)
+    assert len(node.workers) == 3 * MAX_START_FAILURES
+    node.get_ready(min(node.workers))
+    assert node.state.draining is None
+    node.take()
+
+
+def test_where_no_worker_can_be_started_at_all_the_manager_ends_with_the_reason(make_node: MakeNode) -> None:
+    node = make_node(3, ready=False)
+    for tries in range(MAX_START_FAILURES):
+        assert not node.exited, tries
+        for number in list(node.workers):
+            node.refuse(number, "Cannot allocate memory")
+        if not node.exited:
+            node.pass_time(START_AGAIN_SECONDS)
+    assert node.take()[-1] == "exit 1: no worker can be started: Cannot allocate memory"
+    assert node.told[-1] == m.Leaving("m1", node.reactor.state.draining or "", failed=True, worked=False)
+
+
+def test_a_worker_that_gets_ready_ends_the_row_of_refused_starts(make_node: MakeNode) -> None:
+    node = make_node(1, ready=False)
+    for tries in range(3 * MAX_START_FAILURES):
+        (number,) = node.workers
+        if tries % (MAX_START_FAILURES - 1) == 0:
+            node.get_ready(number)
+            node.die(number)
+            node.reap(number)
+            (number,) = node.workers
+        node.refuse(number)
+        node.pass_time(START_AGAIN_SECONDS)
+    assert not node.exited
+    node.take()
+
+
+def test_refused_starts_do_not_add_to_workers_that_died(make_node: MakeNode) -> None:
+    node = make_node(2, ready=False)
+    node.get_ready(0)
+    for _ in range(2 * MAX_START_FAILURES):
+        node.refuse(max(node.workers))
+        node.pass_time(START_AGAIN_SECONDS)
+    number = max(node.workers)
+    node.die(number)
+    node.reap(number)
+    assert node.state.draining is None
     node.take()
 
 

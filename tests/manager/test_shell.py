@@ -557,6 +557,50 @@ def test_a_killed_zygote_costs_what_ran_and_is_replaced(manager: Manager) -> Non
     assert "the zygote is gone; starting another" in manager.log()
 
 
+def test_a_zygote_that_dies_while_workers_start_costs_no_more_than_that(start: Start, tmp_path: Path) -> None:
+    """There are more of them than may fail in a row."""
+    flag = tmp_path / "go"
+    payload, _ = pack_call((str(flag),), {})
+    initializer = FunctionTable().lookup(tasks.wait_for_file).function.payload
+    manager = start(max_workers_per_node=8, worker={"initializer": initializer, "initializer_call": payload})
+    wait_until(lambda: len(manager.family()) == 9, what="a zygote and 8 workers")
+    os.kill(manager.zygote(), signal.SIGKILL)
+    wait_until(lambda: "starting another" in manager.log(), what="the end of the zygote")
+    flag.touch()
+    assert manager.run(tasks.double, 1) == 2
+    assert manager.log().count("died with the process that forks workers: 0, 1, 2, 3, 4, 5, 6, 7") == 1
+
+
+def test_a_worker_that_cannot_be_forked_for_a_moment_costs_only_that_moment(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user has as many processes as he may have."""
+    full = tmp_path / "full"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, os\n"
+        "fork = os.fork\n"
+        "def refuse():\n"
+        f"    if os.path.exists({str(full)!r}): raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+        "    return fork()\n"
+        "os.fork = refuse\n"
+    )
+    path = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    manager = start(available_accelerators=["0", "1"])
+    assert manager.run(tasks.double, 1) == 2
+    full.touch()
+    (lost,) = manager.assign((tasks.exit_at_once, 3))
+    assert manager.results(lost)[0].exit_code == 3
+    text = "cannot be started: Resource temporarily unavailable"
+    wait_until(lambda: manager.log().count(text) >= 2, what="a second try to fork a worker")
+    assert manager.run(tasks.double, 2) == 4
+    full.unlink()
+    running = manager.occupy()
+    manager.cancel(*running, kill=True)
+    manager.results(*running)
+    assert "before it was ready" not in manager.log()
+
+
 def test_what_tasks_started_dies_with_a_killed_zygote(manager: Manager) -> None:
     child = manager.run(tasks.start_child)
     os.kill(manager.zygote(), signal.SIGKILL)

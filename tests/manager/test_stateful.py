@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.manager.harness import TINY, FakeWorker, Node, task
 from throughway.manager.actions import Action, Give, Kill, Start
-from throughway.manager.reactor import Link
+from throughway.manager.reactor import START_AGAIN_SECONDS, Link
 from throughway.protocol import messages as m
 
 TAPE = st.lists(st.integers(0, 1 << 12), max_size=12)
@@ -359,6 +359,25 @@ class ManagerMachine(RuleBasedStateMachine):
                 self.died_with[worker.running.id] = "death"
             self.node.die(worker.number, status)
 
+    @precondition(lambda self: self.going and self.node.reactor._start_failures < 3)
+    @rule()
+    def lose_zygote(self) -> None:
+        for worker in self.node.workers.values():
+            if worker.alive and worker.running is not None:
+                self.died_with[worker.running.id] = "death"
+        self.node.lose_zygote()
+        self.everyone.update(self.node.workers)
+
+    @precondition(lambda self: self.going and self.node.reactor._rounds < 3)
+    @rule(pick=st.integers(0, 99))
+    def refuse_to_fork(self, pick: int) -> None:
+        known = self.node.state.workers
+        young = [
+            one.number for one in self.node.workers.values() if one.alive and not known[one.number].ready
+        ]
+        if young:
+            self.node.refuse(young[pick % len(young)])
+
     # -------------------------------------------------------------------------------------------------- what must hold
 
     @property
@@ -408,11 +427,11 @@ class ManagerMachine(RuleBasedStateMachine):
         if self.going and node.reactor.link is Link.GREETING:
             self.welcome()
         self.turn([])
-        for _ in range(10_000):
-            if node.exited or not self._go_on():
-                break
-        else:
-            raise AssertionError("it does not come to rest")
+        self._come_to_rest()
+        if self.going and node.reactor._later:
+            # For a worker that could not be started, another is there a while later.
+            node.pass_time(START_AGAIN_SECONDS)
+            self._come_to_rest()
         if self.up:
             self.deliver()
             assert self.seen == max(node.reported, default=0), "all results were said"
@@ -436,6 +455,12 @@ class ManagerMachine(RuleBasedStateMachine):
             assert len(state.workers) == state.slots
             assert state.idle.keys() == state.workers.keys(), "each worker waits for work"
             assert all(not worker.claims for worker in node.workers.values()), "no claim is left over"
+
+    def _come_to_rest(self) -> None:
+        for _ in range(10_000):
+            if self.node.exited or not self._go_on():
+                return
+        raise AssertionError("it does not come to rest")
 
     def _go_on(self) -> bool:
         node = self.node

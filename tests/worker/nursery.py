@@ -35,6 +35,8 @@ class NurseryWorker:
         self.records: list[Record] = []
         self.status: int | None = None
         """how it ended, as `os.waitpid` says it"""
+        self.unforked = ""
+        """why it could not be forked"""
         self.unclaimed = 0
         """the claims that were left when it ended"""
         self._known: set[int] = set()
@@ -217,6 +219,7 @@ class Nursery:
             self._read(worker)
             worker.unclaimed = worker.process.unclaimed()
             worker.status = message.status
+            worker.unforked = message.unforked
 
     def end_workers(self) -> None:
         """Kill all workers, wait until they are gone, and close their pipes."""

@@ -380,8 +380,11 @@ def test_a_worker_that_cannot_be_forked_is_reported_and_the_others_go_on(
         full.touch()
         refused = nursery.spawn()
         assert refused.wait() == 1 << 8
+        assert refused.unforked == "Resource temporarily unavailable"
         assert refused.process.stderr() == "cannot start this worker: Resource temporarily unavailable"
         full.unlink()
-        assert [worker.run(tasks.double, 1), nursery.worker().run(tasks.double, 2)] == [2, 4]
+        later = nursery.worker()
+        assert [worker.run(tasks.double, 1), later.run(tasks.double, 2)] == [2, 4]
+        assert (worker.unforked, later.unforked) == ("", "")
     finally:
         nursery.close()

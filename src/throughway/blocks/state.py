@@ -481,8 +481,7 @@ class Ledger:
             block.message = block.message or "its job ended without an error, but no manager ever registered"
         drained = state is JobState.COMPLETED and not status.exit_code and not block.lost
         if not block.cancelling and not block.scaled_in:
-            drained = drained and block.joined_at is not None and not block.barren
-            if drained or block.worked(now, self.policy.short_life):
+            if (drained and block.joined_at is not None) or block.worked(now, self.policy.short_life):
                 self.barren_life = 0.0
                 self._worked()
             else:

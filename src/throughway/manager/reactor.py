@@ -54,7 +54,7 @@ START_AGAIN_SECONDS = 1.0
 """A worker that could not be started is tried again after so long."""
 
 MAX_START_FAILURES = 5
-"""Workers that may die in a row before any got ready."""
+"""Workers that may die in a row before any got ready, and tries in a row in which none can be started."""
 
 MAX_WALLTIMES = 128
 """Entries for walltimes of tasks that have ended, about: beyond these, they are cleared away."""
@@ -114,6 +114,13 @@ class ManagerReactor:
         self._bundle_guess = 1
         self._next_worker = 0
         self._start_failures = 0
+        """workers in a row that ended before they were ready; those that died with one zygote are one"""
+        self._rounds = 0
+        """tries in a row, `START_AGAIN_SECONDS` apart, in which some worker was not started at all"""
+        self._round_at = -math.inf
+        """when the last of them began"""
+        self._worked = False
+        """whether any worker ever got ready"""
         self._last_heard = now
         self._last_sent = now
         self._leaving = False
@@ -379,8 +386,8 @@ class ManagerReactor:
 
     def _marked(self, worker: WorkerRecord, mark: int, payload: bytes, now: float) -> None:
         if mark == Mark.READY:
-            worker.ready = True
-            self._start_failures = 0
+            worker.ready = self._worked = True
+            self._start_failures = self._rounds = 0
         elif mark == Mark.DISCARDED and worker.discards:
             worker.discards -= 1
             worker.cut = False
@@ -516,17 +523,35 @@ class ManagerReactor:
             # One, unless the worker broke its pipe.
             self._lose(worker, task, status, stderr, log, now)
         self._requeue(pending[claimed:])
-        if not worker.ready:
-            self._start_failures += 1
+        if not worker.ready and not worker.orphan:
             how = describe_status(status)
             self._actions.append(
                 Log("ERROR", f"worker {worker.slot} {how} before it was ready; its log ends: {stderr}")
             )
-            if self._start_failures >= MAX_START_FAILURES:
-                failures = f"{self._start_failures} workers in a row ended before they were ready"
-                self._fail(f"{failures}; the last {how}: {stderr}")
+            self._start_failed(f"{how}: {stderr}")
         if state.draining is None:
             self._start_worker(worker.slot)
+
+    def zygote_ended(self) -> None:
+        """The process that forks the workers has died, and all of them with it: `worker_ended` follows for each.
+
+        Of those that were not ready this says little: they count as one.
+        """
+        unready = [worker.slot for worker in self.state.workers.values() if not worker.ready]
+        for worker in self.state.workers.values():
+            worker.orphan = True
+        if unready:
+            how = "died with the process that forks workers"
+            slots = ", ".join(map(str, unready))
+            self._actions.append(Log("ERROR", f"before they were ready, these workers {how}: {slots}"))
+            self._start_failed(how)
+
+    def _start_failed(self, how: str) -> None:
+        self._start_failures += 1
+        if self._start_failures >= MAX_START_FAILURES:
+            self._fail(
+                f"{self._start_failures} workers in a row ended before they were ready; the last {how}"
+            )
 
     def _lose(
         self, worker: WorkerRecord, task: m.Task, status: int, stderr: str, log: str, now: float
@@ -554,11 +579,19 @@ class ManagerReactor:
             )
 
     def worker_not_started(self, number: int, reason: str, now: float) -> None:
-        """There is no process for a worker that was to start: it is tried again, for as long as others run."""
-        worker = self.state.workers.pop(number)
-        self._start_failures += 1
+        """There is no process for a worker that was to start: it is tried again, for as long as others run.
+
+        What is short, descriptors or processes or memory, is short for all that start at that moment, and may be there
+        again a moment later: how many were refused at once does not count, but how often it was tried.
+        """
+        worker = self.state.workers.pop(number, None)
+        if worker is None:
+            return
+        if now >= self._round_at + START_AGAIN_SECONDS:
+            self._round_at = now
+            self._rounds += 1
         self._actions.append(Log("ERROR", f"worker {worker.slot} cannot be started: {reason}"))
-        if self._start_failures >= MAX_START_FAILURES and not self.state.workers:
+        if self._rounds >= MAX_START_FAILURES and not self.state.workers:
             self._fail(f"no worker can be started: {reason}")
         else:
             self._later.append((now + START_AGAIN_SECONDS, worker.slot))
@@ -607,7 +640,7 @@ class ManagerReactor:
         """
         if self.link is Link.UP or not (self._greeted or self._failed):
             self._leaving = True
-            self._tell(m.Leaving(self.state.id, reason, self._failed))
+            self._tell(m.Leaving(self.state.id, reason, self._failed, self._worked))
             self._actions.append(Exit(reason, int(self._failed)))
 
     # -------------------------------------------------------------------------------------------------- each turn

@@ -345,9 +345,9 @@ class ManagerShell:
             if message.worker in self._processes:
                 self._processes[message.worker].spawned(message.pid)
         elif isinstance(message, Exited):
-            self._on_exit(message.worker, message.status)
+            self._on_exit(message.worker, message.status, message.unforked)
 
-    def _on_exit(self, number: int, status: int) -> None:
+    def _on_exit(self, number: int, status: int, unforked: str = "") -> None:
         process = self._processes.pop(number, None)
         if process is None:
             return
@@ -358,7 +358,12 @@ class ManagerShell:
             self._watch(descriptor, False, lambda mask: None)
         if self._config.available_accelerators:
             self._accelerators.release(process.slot)
-        self._reactor.worker_ended(number, status, process.unclaimed(), process.stderr(), process.log, now)
+        if unforked:
+            self._reactor.worker_not_started(number, unforked, now)
+        else:
+            self._reactor.worker_ended(
+                number, status, process.unclaimed(), process.stderr(), process.log, now
+            )
         process.close()
 
     def _replace_zygote(self) -> None:
@@ -371,10 +376,13 @@ class ManagerShell:
         self._zygote = ZygoteClient(self._worker_config, None)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, self._on_zygote)
         deadline = time.monotonic() + DEATH_SECONDS
-        for number, process in list(self._processes.items()):
+        for number, process in self._processes.items():
             # What it may yet claim is settled only once it is dead.
             records = process.read_to_end(deadline - time.monotonic())
             self._reactor.records_came(number, records, time.monotonic())
+        # By now it is known which of them had got ready.
+        self._reactor.zygote_ended()
+        for number in list(self._processes):
             self._on_exit(number, _KILLED)
 
     # -------------------------------------------------------------------------------------------------------- actions

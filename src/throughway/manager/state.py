@@ -48,6 +48,8 @@ class WorkerRecord(msgspec.Struct, eq=False):
     """it ends, and gets no more work"""
     broken: bool = False
     """what it writes is not believed any more"""
+    orphan: bool = False
+    """the process that it was forked from died, and it dies with it"""
 
     @property
     def available(self) -> bool:

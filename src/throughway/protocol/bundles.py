@@ -78,11 +78,15 @@ class Spawned(msgspec.Struct, tag="spawned"):
 
 
 class Exited(msgspec.Struct, tag="exited"):
-    """Zygote to manager: the worker's process has ended. ``status`` is that of `os.waitpid`."""
+    """Zygote to manager: the worker's process has ended. ``status`` is that of `os.waitpid`.
+
+    With ``unforked`` there never was a process, and that says why.
+    """
 
     worker: int
     pid: int
     status: int
+    unforked: str = ""
 
 
 ToZygote = Spawn | Setup | Dismissal

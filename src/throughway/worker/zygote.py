@@ -149,8 +149,9 @@ class Zygote:
             pid = os.fork()
         except OSError as error:
             # No more processes, or no memory: those that run go on.
-            _append(order.log, f"cannot start this worker: {error.strerror}\n")
-            self._say(Exited(order.worker, 0, 1 << 8))
+            reason = error.strerror or str(error)
+            _append(order.log, f"cannot start this worker: {reason}\n")
+            self._say(Exited(order.worker, 0, 1 << 8, reason))
             return
         if pid == 0:
             status = 1

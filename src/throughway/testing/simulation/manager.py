@@ -282,6 +282,9 @@ class SimulatedManager(Process):
         self.say("finds its zygote gone, and starts another")
         self.zygote = self._new_zygote()
         for number in list(self.workers):
+            self._read(number)
+        self.reactor.zygote_ended()
+        for number in list(self.workers):
             self._on_exit(number, KILLED)
 
     def _end_workers(self) -> None:
