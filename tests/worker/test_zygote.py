@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from tests.processes import alive, process_record, title
 from tests.waiting import wait_until
 from tests.worker import tasks
 from tests.worker.nursery import ROOT, Nursery, NurseryWorker, error_of
-from throughway.protocol.bundles import Exited, FromZygote, Mark, Setup, Spawn, Spawned
+from throughway.protocol.bundles import Dismissal, Exited, FromZygote, Mark, Setup, Spawn, Spawned
 from throughway.protocol.configuration import WorkerConfig
 from throughway.serialize.functions import FunctionTable
 from throughway.serialize.payloads import pack_call
@@ -309,6 +310,81 @@ def test_a_stopped_worker_ends_as_well(make_nursery: MakeNursery) -> None:
     os.kill(pid, signal.SIGSTOP)
     nursery.client.close()
     assert not alive(pid)
+
+
+# ------------------------------------------------------------------------------------- telling of the manager's end
+
+NOBODY = ["/no/such/program"]
+"""What cannot be started: that it was to be is said at once."""
+
+
+def note_of(path: Path) -> list[str]:
+    """A command that writes its last argument to this file; without one it is the shell's name."""
+    return ["/bin/sh", "-c", f'printf %s "$0" > {path}.part; mv {path}.part {path}']
+
+
+def test_the_death_of_the_manager_is_told(make_nursery: MakeNursery, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    nursery = make_nursery(obituary=note_of(told))
+    pid = nursery.worker().run(tasks.pid)
+    nursery.client.control.close()  # without a word, as where its process dies
+    wait_until(told.exists, what="it to be told")
+    assert told.read_text() == "/bin/sh"
+    wait_until(lambda: not alive(pid), what="the end of the worker")
+
+
+def test_a_manager_that_dismisses_its_zygote_is_not_told_of(
+    make_nursery: MakeNursery, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_nursery(obituary=NOBODY).client.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_dismissal_counts_if_the_manager_left_something_unread(
+    make_nursery: MakeNursery, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nursery = make_nursery(obituary=NOBODY)
+    nursery.spawn()
+    unread = select.poll()
+    unread.register(nursery.client.control, select.POLLIN)
+    assert unread.poll(20_000), "the zygote says that the worker runs"
+    os.kill(nursery.client.pid, signal.SIGSTOP)
+    try:
+        nursery.client.control.send(msgspec.msgpack.encode(Dismissal()))
+        nursery.client.control.close()
+    finally:
+        os.kill(nursery.client.pid, signal.SIGCONT)
+    nursery.client.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_zygote_that_fails_ends_its_workers_and_does_not_take_its_manager_for_dead(
+    make_nursery: MakeNursery, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nursery = make_nursery(obituary=NOBODY)
+    worker = nursery.worker()
+    pids = [worker.run(tasks.pid), worker.run(tasks.start_child)]
+    nursery.client.control.send(b"\xc1")
+    nursery.pump(lambda: nursery.ended, "the end of the control socket")
+    nursery.client.close()
+    error = capfd.readouterr().err
+    assert "malformed" in error, "the reason is there to be read"
+    assert "cannot tell" not in error
+    wait_until(lambda: not any(map(alive, pids)), what="the end of all processes")
+
+
+def test_all_end_if_there_is_nobody_to_tell_it(
+    make_nursery: MakeNursery, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nursery = make_nursery(obituary=NOBODY)
+    worker = nursery.worker()
+    pids = [worker.run(tasks.pid), worker.run(tasks.start_child)]
+    nursery.client.control.close()
+    nursery.client.close()
+    error = capfd.readouterr().err
+    assert error.startswith("cannot tell that the manager is gone, with /no/such/program: ")
+    assert "Traceback" not in error
+    wait_until(lambda: not any(map(alive, pids)), what="the end of all processes")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

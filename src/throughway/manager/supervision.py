@@ -179,6 +179,8 @@ class ZygoteClient:
                     self.control.close()
                     fork(theirs)
                     status = 0
+                except BaseException:  # noqa: BLE001 - told, and this process ends
+                    sys.excepthook(*sys.exc_info())
                 finally:
                     os._exit(status)
         else:

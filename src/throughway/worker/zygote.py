@@ -60,7 +60,10 @@ class Zygote:
         self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def run(self) -> None:
-        """Serve until the manager closes the socket."""
+        """Serve until the manager dismisses this process or is gone.
+
+        Where this process fails instead, its workers end with it, and the manager starts another.
+        """
         setproctitle("throughway-zygote")
         wake_reader, wake_writer = socket.socketpair()
         for end in (wake_reader, wake_writer):
@@ -85,23 +88,33 @@ class Zygote:
                 if events & select.POLLOUT:
                     self._send()
                 if events & ~select.POLLOUT and not self._serve():
-                    return
-        finally:
+                    break
             # First: a provider that sees its job's first process gone may kill this one at any moment. To start takes
             # the one that tells far longer than it takes to end the workers.
             self._report_death()
+        finally:
             self._kill_all(wake_reader)
 
     def _report_death(self) -> None:
         """Where the manager died and did not just end, have somebody tell so: nothing else on this node knows."""
         command = self._config.obituary
-        if command and not self._dismissed:
-            # In a session of its own: what is left of the manager's may be swept away at any moment.
-            notes = [(os.POSIX_SPAWN_DUP2, self._config.given, 0)] if self._config.given >= 0 else []
+        if not command or self._dismissed:
+            return
+        # In a session of its own: what is left of the manager's may be swept away at any moment.
+        notes = [(os.POSIX_SPAWN_DUP2, self._config.given, 0)] if self._config.given >= 0 else []
+        try:
             self._herald = os.posix_spawn(command[0], command, os.environ, file_actions=notes, setsid=True)
+        except (OSError, ValueError) as error:
+            # No more processes, or no memory. What tasks have started must end all the same.
+            print(f"cannot tell that the manager is gone, with {command[0]}: {error}", file=sys.stderr)
 
     def _serve(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)
+        """Do what the manager says next; false once it says nothing more."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 8)
+        except ConnectionResetError:
+            # The manager is gone and has left something unread. What it said before, its dismissal perhaps, is next.
+            return True
         if not message:
             return False
         order = self._decode(message)
