@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -369,7 +370,6 @@ def test_a_drain_period_drains(start: Start) -> None:
 def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It may arrive while the reactor is at work; so what it asks for comes as an event of its own."""
     import logging
-    import socket
 
     class NoZygote:
         def __init__(self, config: WorkerConfig, fork: object) -> None:
@@ -413,6 +413,32 @@ def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPat
             signal.signal(number, handler)
     assert seen == [None]
     assert end.reason == "SIGTERM"
+
+
+def test_a_manager_that_finds_no_interchange_has_nothing_to_be_told(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config = ManagerConfig(
+            "r1",
+            "0",
+            str(tmp_path),
+            addresses=["127.0.0.1"],
+            port=nobody.getsockname()[1],
+            address_probe_timeout=0.3,
+            max_workers_per_node=1,
+        )
+        write_configuration(config, tmp_path / "manager.json")
+        # Whoever tells of it would have the same output, and is waited for.
+        run = subprocess.run(
+            [sys.executable, "-m", "throughway.manager", str(tmp_path / "manager.json")],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert run.returncode == 1
+    assert run.stderr.startswith("throughway manager: ")
+    assert "cannot tell" not in run.stderr
 
 
 @pytest.mark.parametrize(("sent_each_second", "gone"), [(1 << 20, True), (0, False)])

@@ -88,6 +88,18 @@ class ManagerShell:
         self._config = config
         self._log = logger
         self._host = socket.gethostname()
+        self._cores = cores_available()
+        self._memory = memory_available()
+        self.slots = worker_count(
+            cores=self._cores,
+            memory=self._memory,
+            cores_per_worker=config.cores_per_worker,
+            mem_per_worker=config.mem_per_worker,
+            max_workers_per_node=config.max_workers_per_node,
+            accelerators=len(config.available_accelerators),
+        )
+        self._affinity = affinity_plan(config.cpu_affinity, self.slots, sorted(os.sched_getaffinity(0)))
+        self._accelerators = AcceleratorPool(config.available_accelerators)
         self._id = new_manager_id()
         self._folder = Path(config.folder) / str(self._id)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -104,18 +116,6 @@ class ManagerShell:
         self._zygote = ZygoteClient(self._worker_config, fork)
         if config.socket is not None:
             self._given = new_notes()
-        self._cores = cores_available()
-        self._memory = memory_available()
-        self.slots = worker_count(
-            cores=self._cores,
-            memory=self._memory,
-            cores_per_worker=config.cores_per_worker,
-            mem_per_worker=config.mem_per_worker,
-            max_workers_per_node=config.max_workers_per_node,
-            accelerators=len(config.available_accelerators),
-        )
-        self._affinity = affinity_plan(config.cpu_affinity, self.slots, sorted(os.sched_getaffinity(0)))
-        self._accelerators = AcceleratorPool(config.available_accelerators)
         _raise_descriptor_limit(self.slots)
         self._selector = Poller()
         self._processes: dict[int, WorkerProcess] = {}
@@ -142,7 +142,12 @@ class ManagerShell:
         )
         self._notes = AssignmentNotes(os.dup(self._given), lambda: [(GIVEN, self._reactor.state.holders)])
         self._connections = connections(config, logger)
-        self._wire = self._connections()
+        try:
+            self._wire = self._connections()
+        except BaseException:
+            # Nobody knows of this manager: there is nothing to tell of its end.
+            self._zygote.close()
+            raise
         self._reconnect_at = math.inf
         self._peer = 0
 
