@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -154,6 +156,49 @@ def test_a_killed_manager_is_noticed_at_once(executor: HighThroughputExecutor, t
     (other,) = [future for future in futures if future is not lost]
     assert other.result(timeout=20) > 0
     wait_until(lambda: len(executor.connected_managers()) == 2, 30, "another manager in its place")
+
+
+def test_a_manager_that_is_told_twice_to_end_is_noticed_at_once(
+    executor: HighThroughputExecutor, tmp_path: Path
+) -> None:
+    """As by ``scancel``, given again because what runs takes long."""
+    gate = tmp_path / "gate"
+    futures = [
+        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
+    ]
+    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
+    victim, _ = executor.connected_managers()
+
+    def gone() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim.pid, signal.SIGTERM)
+        return any(future.done() for future in futures)
+
+    wait_until(gone, 20, "the loss")
+    (lost,) = [future for future in futures if future.done()]
+    with pytest.raises(throughway.ManagerLost, match=f"{victim.manager}.*it ended itself: SIGTERM, again"):
+        lost.result()
+    gate.touch()
+    (other,) = [future for future in futures if future is not lost]
+    assert other.result(timeout=20) > 0
+
+
+def test_a_manager_that_fails_is_noticed_at_once(runs: Path, tmp_path: Path) -> None:
+    with HighThroughputExecutor(address="127.0.0.1", max_workers_per_node=2, run_dir=runs) as executor:
+        lost = executor.submit(tasks.hold, "/no/such/gate", str(tmp_path / "started"))
+        wait_until((tmp_path / "started").exists, 30, "it to run")
+        (victim,) = executor.connected_managers()
+        # Its notes of what it gave to workers soon need more room.
+        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (1, 1))
+        others = [executor.submit(tasks.add, number) for number in range(40_000)]
+        with pytest.raises(
+            throughway.ManagerLost, match=f"{victim.manager}.*it failed: OSError: .*too large"
+        ):
+            lost.result(timeout=30)
+        # Of these, some may have been given to the other worker, and all that were not go on.
+        fates = [future.exception(timeout=30) for future in others]
+        assert fates.count(None) > 20_000
+        assert all(fate is None or isinstance(fate, throughway.ManagerLost) for fate in fates)
 
 
 def test_a_job_that_is_killed_as_a_whole_is_noticed_by_its_provider(

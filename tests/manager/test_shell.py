@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import signal
 import socket
@@ -10,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 import pytest
@@ -367,31 +369,48 @@ def test_a_drain_period_drains(start: Start) -> None:
     assert manager.wait() == 0
 
 
-def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It may arrive while the reactor is at work; so what it asks for comes as an event of its own."""
-    import logging
+class NoZygote:
+    """Starts nothing, and notes how it is closed."""
 
-    class NoZygote:
-        def __init__(self, config: WorkerConfig, fork: object) -> None:
-            self.control, self.theirs = socket.socketpair()
-            self.orders: list[object] = []
+    obituaries: ClassVar[list[str]] = []
 
-        def spawn(self, order: object, worker: Any, bell: int) -> None:
-            self.orders.append(order)
-            worker.passed()
+    def __init__(self, config: WorkerConfig, fork: object) -> None:
+        self.control, self.theirs = socket.socketpair()
 
-        def receive(self) -> FromZygote | None:
-            return None
+    def spawn(self, order: object, worker: Any, bell: int) -> None:
+        worker.passed()
 
-        def close(self) -> None:
-            self.control.close()
-            self.theirs.close()
+    def receive(self) -> FromZygote | None:
+        return None
 
+    def close(self, obituary: str = "") -> None:
+        self.obituaries.append(obituary)
+        self.control.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def shell_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], ManagerShell]]:
+    """Makes a manager's shell in this process, without workers; its interchange takes what is said."""
     monkeypatch.setattr("throughway.manager.shell.ZygoteClient", NoZygote)
-    previous = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(NoZygote, "obituaries", [])
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    previous = [(number, signal.getsignal(number)) for number in numbers]
     wire = UnixWire.listen(listening_socket(str(tmp_path / "wire")))
     config = ManagerConfig("r1", "0", str(tmp_path), socket=str(tmp_path / "wire"), max_workers_per_node=1)
-    shell = ManagerShell(config, "no document", lambda control: None, logging.getLogger("throughway.test"))
+    yield lambda: ManagerShell(
+        config, "no document", lambda control: None, logging.getLogger("throughway.test")
+    )
+    wire.close()
+    for number, handler in previous:
+        signal.signal(number, handler)
+
+
+def test_a_signal_is_acted_upon_between_two_events(
+    monkeypatch: pytest.MonkeyPatch, shell_here: Callable[[], ManagerShell]
+) -> None:
+    """It may arrive while the reactor is at work; so what it asks for comes as an event of its own."""
+    shell = shell_here()
     reactor = shell._reactor
     seen: list[str | None] = []
     real_turn = reactor.turn
@@ -405,14 +424,66 @@ def test_a_signal_is_acted_upon_between_two_events(monkeypatch: pytest.MonkeyPat
         return real_turn(now)
 
     monkeypatch.setattr(reactor, "turn", turn)
-    try:
-        end = shell.run()
-    finally:
-        wire.close()
-        for number, handler in previous:
-            signal.signal(number, handler)
+    end = shell.run()
     assert seen == [None]
     assert end.reason == "SIGTERM"
+
+
+def fail(shell: ManagerShell) -> None:
+    raise OSError("no space,\nnowhere\0")
+
+
+def terminate_twice(shell: ManagerShell) -> None:
+    shell._on_signals(bytes([signal.SIGTERM]))
+    shell._terminated_at -= 2 * SIGTERM_SECONDS
+    shell._on_signals(bytes([signal.SIGTERM]))
+
+
+@pytest.mark.parametrize(
+    ("happens", "obituary"),
+    [
+        pytest.param(fail, "it failed: OSError: no space, nowhere ", id="failure"),
+        pytest.param(terminate_twice, "it ended itself: SIGTERM, again", id="SIGTERM"),
+        pytest.param(
+            lambda shell: setattr(shell._reactor, "_last_heard", -math.inf),
+            "it ended itself: the interchange was silent for inf s (heartbeat_threshold)",
+            id="silence",
+        ),
+        pytest.param(
+            lambda shell: shell._reactor.interchange_said(m.Shutdown("that is all"), [], 0.0),
+            "",
+            id="shutdown",
+        ),
+        pytest.param(
+            lambda shell: shell._on_greeting(m.Refused("too late", again=True), 0.0), "", id="refusal"
+        ),
+        pytest.param(lambda shell: shell._reactor.drain("maintenance"), "", id="leaving"),
+    ],
+)
+def test_what_the_interchange_cannot_know_of_the_end_is_told_by_the_zygote(
+    monkeypatch: pytest.MonkeyPatch,
+    shell_here: Callable[[], ManagerShell],
+    happens: Callable[[ManagerShell], object],
+    obituary: str,
+) -> None:
+    shell = shell_here()
+    real_turn = shell._reactor.turn
+    did: list[bool] = []
+
+    def turn(now: float) -> list[Any]:
+        if not did:
+            did.append(True)
+            shell._reactor.link = Link.UP
+            happens(shell)
+        return real_turn(now)
+
+    monkeypatch.setattr(shell._reactor, "turn", turn)
+    if happens is fail:
+        with pytest.raises(OSError, match="no space"):
+            shell.run()
+    else:
+        shell.run()
+    assert NoZygote.obituaries == [obituary]
 
 
 def test_a_manager_that_finds_no_interchange_has_nothing_to_be_told(tmp_path: Path) -> None:

@@ -333,6 +333,17 @@ def test_the_death_of_the_manager_is_told(make_nursery: MakeNursery, tmp_path: P
     wait_until(lambda: not alive(pid), what="the end of the worker")
 
 
+def test_what_a_manager_says_as_it_ends_is_told_before_its_zygote_is_gone(
+    make_nursery: MakeNursery, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    nursery = make_nursery(obituary=note_of(told))
+    pid = nursery.worker().run(tasks.pid)
+    nursery.client.close("it ended itself: SIGTERM, again")
+    assert not alive(pid)
+    assert told.read_text() == "it ended itself: SIGTERM, again"
+
+
 def test_a_manager_that_dismisses_its_zygote_is_not_told_of(
     make_nursery: MakeNursery, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,11 +62,15 @@ class ReportPackages(msgspec.Struct, gc=False):
 
 
 class Exit(msgspec.Struct, gc=False):
-    """End this process, with its workers, once everything that was told is out; with ``again``, start it over."""
+    """End this process, with its workers, once everything that was told is out; with ``again``, start it over.
+
+    Unless the interchange ``knows``, since it wanted so or was told, it hears of it from the node afterwards.
+    """
 
     reason: str
     status: int = 0
     again: bool = False
+    knows: bool = False
 
 
 class Log(msgspec.Struct, gc=False):

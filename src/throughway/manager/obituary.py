@@ -1,4 +1,4 @@
-"""``python -m throughway.manager.obituary CONFIGURATION MANAGER``: tells the interchange that a manager has died.
+"""``python -m throughway.manager.obituary CONFIGURATION MANAGER [REASON]``: tells the interchange of a manager's end.
 
 Its standard input is the manager's notes of what it had given to workers. Started by the manager's zygote, which sees
 at once what the interchange, on another machine, would only conclude from silence.
@@ -23,6 +23,9 @@ from throughway.transport.poller import Poller
 SECONDS = 30.0
 """How long to try. After that the manager's silence says the same."""
 
+DIED = "its process died, as the zygote on its node tells"
+"""Why, where the manager itself could not say."""
+
 
 def given_tasks(descriptor: int) -> list[int] | None:
     """What the manager had noted there as given to workers, None where there are no notes."""
@@ -32,8 +35,8 @@ def given_tasks(descriptor: int) -> list[int] | None:
         return None
 
 
-def tell(wire: Wire, manager: str, given: list[int] | None, seconds: float) -> bool:
-    """Say over a wire that a manager is dead; whether it was heard, as the interchange shows by hanging up."""
+def tell(wire: Wire, manager: str, reason: str, given: list[int] | None, seconds: float) -> bool:
+    """Say over a wire that a manager is gone; whether it was heard, as the interchange shows by hanging up."""
     poller = Poller()
     wire.register(poller)
     deadline = time.monotonic() + seconds
@@ -42,7 +45,6 @@ def tell(wire: Wire, manager: str, given: list[int] | None, seconds: float) -> b
             poller.wait(0.0 if wire.pending() else left)
             for event in wire.receive():
                 if isinstance(event, Opened):
-                    reason = "its process died, as the zygote on its node tells"
                     died = m.ManagerDied(PROTOCOL_VERSION, manager, reason, given)
                     wire.send(event.peer, [codec.encode(died)])
                 elif isinstance(event, Closed):
@@ -55,15 +57,16 @@ def tell(wire: Wire, manager: str, given: list[int] | None, seconds: float) -> b
 
 def main(arguments: list[str]) -> int:
     """Tell it, for the manager and by the document that are named."""
-    if len(arguments) != 2:
-        sys.stderr.write("usage: python -m throughway.manager.obituary CONFIGURATION.json MANAGER\n")
+    if len(arguments) not in (2, 3):
+        sys.stderr.write("usage: python -m throughway.manager.obituary CONFIGURATION.json MANAGER [REASON]\n")
         return 2
-    document, manager = arguments
+    document, manager, *reasons = arguments
+    reason = reasons[0] if reasons else DIED
     try:
         connect = connections(
             read_configuration(document, ManagerConfig), logging.getLogger("throughway.manager")
         )
-        heard = tell(connect(), manager, given_tasks(0), SECONDS)
+        heard = tell(connect(), manager, reason, given_tasks(0), SECONDS)
     except ThroughwayError as error:
         sys.stderr.write(f"throughway: cannot tell that manager {manager} is dead: {error}\n")
         return 1

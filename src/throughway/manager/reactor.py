@@ -171,7 +171,7 @@ class ManagerReactor:
             case m.Drain(reason=reason):
                 self.drain(reason)
             case m.Shutdown(reason=reason):
-                self._actions.append(Exit(reason))
+                self._actions.append(Exit(reason, knows=True))
             case m.Ask(topic="packages"):
                 self._actions.append(ReportPackages(message.request))
             case m.Ask():
@@ -641,7 +641,7 @@ class ManagerReactor:
         if self.link is Link.UP or not (self._greeted or self._failed):
             self._leaving = True
             self._tell(m.Leaving(self.state.id, reason, self._failed, self._worked))
-            self._actions.append(Exit(reason, int(self._failed)))
+            self._actions.append(Exit(reason, int(self._failed), knows=True))
 
     # -------------------------------------------------------------------------------------------------- each turn
 

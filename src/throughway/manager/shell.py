@@ -61,6 +61,9 @@ SIGTERM_SECONDS = 1.0
 """A second SIGTERM after so long means to end at once. One that comes sooner is the same: a batch system and a launcher
 both may hand it on."""
 
+OBITUARY_CHARACTERS = 500
+"""How much is told, at most, of why a manager ended itself."""
+
 RECONNECT_SECONDS = 0.2
 """After a connection to another machine was lost, how long to wait before the next."""
 
@@ -191,10 +194,14 @@ class ManagerShell:
                     self._answered = False
                     actions = self._reactor.turn(monotonic())
             self._farewell()
+            obituary = "" if self._exit.knows else f"it ended itself: {self._exit.reason}"
+        except BaseException as error:
+            obituary = f"it failed: {type(error).__name__}: {error}"
+            raise
         finally:
             signal.set_wakeup_fd(-1)
             self._wire.close()
-            self._end_workers()
+            self._end_workers(obituary)
             self._selector.close()
             reader.close()
             writer.close()
@@ -254,8 +261,9 @@ class ManagerShell:
             if left < before:
                 deadline = time.monotonic() + FAREWELL_SECONDS
 
-    def _end_workers(self) -> None:
-        self._zygote.close()
+    def _end_workers(self, obituary: str) -> None:
+        # The interchange may have given it tasks until now, and would know of its end only by its silence.
+        self._zygote.close(_printable(obituary[:OBITUARY_CHARACTERS]))
         for process in self._processes.values():
             process.close()
         os.close(self._bell)
@@ -300,7 +308,7 @@ class ManagerShell:
     def _on_greeting(self, greeting: m.Welcome | m.Refused, now: float) -> None:
         if isinstance(greeting, m.Refused):
             reason = f"refused by the interchange: {greeting.reason}"
-            self._exit = self._exit or Exit(reason, 1, again=greeting.again)
+            self._exit = self._exit or Exit(reason, 1, again=greeting.again, knows=True)
         else:
             self._reactor.welcomed(greeting, now)
             self._log.info("registered with the interchange")
@@ -476,6 +484,11 @@ def installed_packages() -> dict[str, str]:
     from importlib.metadata import distributions
 
     return {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
+
+
+def _printable(text: str) -> str:
+    """Fit to be a process's argument, and a line of a log."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _raise_descriptor_limit(slots: int) -> None:

@@ -214,11 +214,11 @@ class ZygoteClient:
         message: FromZygote | None = self._decode(data) if data else None
         return message
 
-    def close(self) -> None:
-        """End the zygote, which ends all workers, and reap it."""
+    def close(self, obituary: str = "") -> None:
+        """End the zygote, which ends all workers, and reap it; with ``obituary``, it has the interchange told that."""
         with contextlib.suppress(OSError):
             # One that does not read it ends with the socket all the same.
-            self.control.send(msgspec.msgpack.encode(Dismissal()), socket.MSG_DONTWAIT)
+            self.control.send(msgspec.msgpack.encode(Dismissal(obituary)), socket.MSG_DONTWAIT)
         self.control.close()
         if self._process is not None:
             self._process.wait()

@@ -67,7 +67,12 @@ class Setup(msgspec.Struct, tag="setup"):
 
 
 class Dismissal(msgspec.Struct, tag="dismissal"):
-    """Manager to zygote, at last: the manager ends. A socket that ends without it means that the manager has died."""
+    """Manager to zygote, at last: the manager ends. A socket that ends without it means that the manager has died.
+
+    Where the interchange does not know that it ends, ``obituary`` is what to tell it.
+    """
+
+    obituary: str = ""
 
 
 class Spawned(msgspec.Struct, tag="spawned"):

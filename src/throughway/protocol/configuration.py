@@ -64,7 +64,8 @@ class WorkerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_tasks_per_child: int | None = None
     max_payload_bytes: int | None = None
     obituary: list[str] = []
-    """command that a zygote starts when its manager has died without ending it; empty for none"""
+    """command that a zygote starts when its manager is gone and the interchange cannot know; empty for none. What the
+    manager gave as the reason is added to it"""
     given: int = -1
     """descriptor of the manager's notes of what it has given to workers, which becomes that command's standard input"""
     arena: str = ""

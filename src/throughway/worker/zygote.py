@@ -38,6 +38,9 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAST_SECONDS = 2.0
 """How long the zygote waits, at its end, for the workers that it killed: one may hang in the kernel."""
 
+TELLING_SECONDS = 5.0
+"""How long a manager that ends itself stays so that this is told: with it ends its job, and what is left of that."""
+
 
 class Zygote:
     """Serves one manager over a ``SOCK_SEQPACKET`` socket."""
@@ -45,8 +48,8 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._config = WorkerConfig()
-        self._dismissed = False
-        """whether the manager has said that it ends"""
+        self._dismissal: Dismissal | None = None
+        """what the manager said as it ended"""
         self._herald = 0
         """the process that tells of the manager's death"""
         self._arena: ArenaReader | None = None
@@ -94,12 +97,18 @@ class Zygote:
             self._report_death()
         finally:
             self._kill_all(wake_reader)
+        if self._dismissal is not None:
+            self._await_herald(wake_reader)
 
     def _report_death(self) -> None:
-        """Where the manager died and did not just end, have somebody tell so: nothing else on this node knows."""
+        """Where the manager died, or wants it told that it ends, have somebody tell so: nothing else here knows."""
         command = self._config.obituary
-        if not command or self._dismissed:
+        if not command:
             return
+        if self._dismissal is not None:
+            if not self._dismissal.obituary:
+                return
+            command = [*command, self._dismissal.obituary]
         # In a session of its own: what is left of the manager's may be swept away at any moment.
         notes = [(os.POSIX_SPAWN_DUP2, self._config.given, 0)] if self._config.given >= 0 else []
         try:
@@ -119,7 +128,7 @@ class Zygote:
             return False
         order = self._decode(message)
         if isinstance(order, Dismissal):
-            self._dismissed = True
+            self._dismissal = order
             return False
         if isinstance(order, Setup):
             self._setup += order.part
@@ -232,6 +241,8 @@ class Zygote:
                 # While it is not collected its id is nobody else's.
                 _kill_group(ended.si_pid)
             pid, status = os.waitpid(ended.si_pid, 0)
+            if pid == self._herald:
+                self._herald = 0
             if worker is not None:
                 self._say(Exited(worker, pid, status))
 
@@ -272,6 +283,17 @@ class Zygote:
                     os.kill(pid, signal.SIGKILL)
             if not self._workers and not orphans:
                 return
+            if poller.poll(left * 1000):
+                wake_reader.recv(4096)
+            self._reap()
+
+    def _await_herald(self, wake_reader: socket.socket) -> None:
+        """The manager waits for this process to end."""
+        poller = select.poll()
+        poller.register(wake_reader, select.POLLIN)
+        deadline = time.monotonic() + TELLING_SECONDS
+        self._reap()
+        while self._herald and (left := deadline - time.monotonic()) > 0:
             if poller.poll(left * 1000):
                 wake_reader.recv(4096)
             self._reap()

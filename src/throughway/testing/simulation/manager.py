@@ -206,7 +206,7 @@ class SimulatedManager(Process):
         if isinstance(greeting, m.Welcome):
             self.reactor.welcomed(greeting, self.clock.now)
         else:
-            self.exit = self.exit or Exit(f"refused: {greeting.reason}", 1, again=greeting.again)
+            self.exit = self.exit or Exit(f"refused: {greeting.reason}", 1, again=greeting.again, knows=True)
 
     def _start_over(self) -> None:
         """It was given up: what runs here is killed, and it comes back as another."""
@@ -248,7 +248,8 @@ class SimulatedManager(Process):
             if self.exit.again:
                 self._start_over()
             else:
-                self._end_workers()
+                if self.exit.knows:
+                    self._end_workers()
                 self.leave(self.exit.reason)
                 return
         self.wake_at(self.reactor.next_deadline() + 1e-6)
