@@ -106,7 +106,7 @@ class Block:
         return 0 < self.ever_joined == self.ever_failed
 
     def worked(self, now: float, short_life: float) -> bool:
-        """Whether it had managers for ``short_life`` seconds after the first of them registered, and is not `barren`."""
+        """Whether it had managers for ``short_life`` seconds from the first registration on, and is not `barren`."""
         if self.joined_at is None or self.barren:
             return False
         end = now if self.managers or self.left_at is None else self.left_at
