@@ -13,7 +13,7 @@ from throughway.transport.spin import (
     ASLEEP_SECONDS,
     CROWDED_SECONDS,
     LONGEST_SECONDS,
-    SOON,
+    SOON_SECONDS,
     YIELD_SECONDS,
     Spin,
 )
@@ -181,4 +181,14 @@ def test_a_core_that_is_busy_now_and_then_is_not_avoided_for_long(machine: Machi
     kind = Spin(0.5, 1.0)
     for _ in range(5):
         assert asleep(kind, machine) == pytest.approx(ASLEEP_SECONDS, abs=0.002)
-        machine.now += (SOON + 1) * ASLEEP_SECONDS
+        machine.now += 1.1 * SOON_SECONDS
+
+
+def test_what_disturbs_now_and_then_does_not_add_up(machine: Machine) -> None:
+    """Though waits were asleep for long before: else, the longer they are, the sooner it would seem, and for ever."""
+    machine.others_take = 0.003
+    kind = Spin(0.5, 1.0)
+    times = [asleep(kind, machine) for _ in range(7)]
+    assert times[-1] > SOON_SECONDS
+    machine.now += 1.1 * SOON_SECONDS
+    assert asleep(kind, machine) == pytest.approx(ASLEEP_SECONDS, abs=0.002)

@@ -25,8 +25,10 @@ not."""
 LONGEST_SECONDS = 1.0
 """Each time that it is busy again soon, they are asleep twice as long, up to this."""
 
-SOON = 20
-"""How many times as long as waits were asleep is soon."""
+SOON_SECONDS = 0.05
+"""Waits that were awake for less than this before it was busy again were so in vain: it is ten times what it costs to
+lose the core once. It does not grow with the time asleep, or a disturbance now and then would add up to always.
+"""
 
 
 class Spin:
@@ -68,7 +70,7 @@ class Spin:
         return True
 
     def _crowded(self, now: float) -> None:
-        soon = now - self._asleep_until < SOON * self._asleep
+        soon = now - self._asleep_until < SOON_SECONDS
         self._asleep = min(2 * self._asleep, LONGEST_SECONDS) if soon else ASLEEP_SECONDS
         self._asleep_until = now + self._asleep
 
