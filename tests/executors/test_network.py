@@ -24,6 +24,7 @@ from tests.executors import tasks
 from tests.transport.ends import Side
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
+from throughway.executors.futures import TaskFuture
 from throughway.executors.run import Run
 from throughway.protocol import codec
 from throughway.protocol import messages as m
@@ -95,6 +96,26 @@ def processes(executor: HighThroughputExecutor) -> list[int]:
     ]
 
 
+def hold_both(executor: HighThroughputExecutor, folder: Path) -> tuple[Path, list[TaskFuture[int]]]:
+    """Both workers run a task each, until the gate is made."""
+    gate = folder / "gate"
+    futures = [
+        executor.submit(tasks.hold, str(gate), str(folder / f"started-{number}")) for number in range(2)
+    ]
+    wait_until(lambda: len(list(folder.glob("started-*"))) == 2, 20, "both workers to be busy")
+    return gate, futures
+
+
+def check_loss_of_one(gate: Path, futures: list[TaskFuture[int]], match: str) -> None:
+    """One of them was lost with its manager, as it says, and the other goes on."""
+    (lost,) = [future for future in futures if future.done()]
+    with pytest.raises(throughway.ManagerLost, match=match):
+        lost.result()
+    gate.touch()
+    (other,) = [future for future in futures if future is not lost]
+    assert other.result(timeout=20) > 0
+
+
 # ------------------------------------------------------------------------------------------------------------- everyday
 
 
@@ -120,13 +141,9 @@ def test_errors_and_losses(executor: HighThroughputExecutor) -> None:
 
 
 def test_cancelling(executor: HighThroughputExecutor, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+    gate, blockers = hold_both(executor, tmp_path)
     marks = tmp_path / "marks"
     marks.mkdir()
-    blockers = [
-        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
-    ]
-    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both workers to be busy")
     waiting = [executor.submit(tasks.count_run, str(marks), number) for number in range(20)]
     assert [future.cancel() for future in waiting] == [True] * 20
     assert not blockers[0].cancel()
@@ -139,22 +156,13 @@ def test_cancelling(executor: HighThroughputExecutor, tmp_path: Path) -> None:
 
 
 def test_a_killed_manager_is_noticed_at_once(executor: HighThroughputExecutor, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    futures = [
-        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
-    ]
-    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
+    gate, futures = hold_both(executor, tmp_path)
     victim, _ = executor.connected_managers()
     before = time.monotonic()
     os.kill(victim.pid, signal.SIGKILL)
     wait_until(lambda: any(future.done() for future in futures), 20, "the loss")
     assert time.monotonic() - before < 10, "far sooner than heartbeat_threshold"
-    (lost,) = [future for future in futures if future.done()]
-    with pytest.raises(throughway.ManagerLost, match=victim.manager):
-        lost.result()
-    gate.touch()
-    (other,) = [future for future in futures if future is not lost]
-    assert other.result(timeout=20) > 0
+    check_loss_of_one(gate, futures, victim.manager)
     wait_until(lambda: len(executor.connected_managers()) == 2, 30, "another manager in its place")
 
 
@@ -162,11 +170,7 @@ def test_a_manager_that_is_told_twice_to_end_is_noticed_at_once(
     executor: HighThroughputExecutor, tmp_path: Path
 ) -> None:
     """As by ``scancel``, given again because what runs takes long."""
-    gate = tmp_path / "gate"
-    futures = [
-        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
-    ]
-    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
+    gate, futures = hold_both(executor, tmp_path)
     victim, _ = executor.connected_managers()
 
     def gone() -> bool:
@@ -175,12 +179,7 @@ def test_a_manager_that_is_told_twice_to_end_is_noticed_at_once(
         return any(future.done() for future in futures)
 
     wait_until(gone, 20, "the loss")
-    (lost,) = [future for future in futures if future.done()]
-    with pytest.raises(throughway.ManagerLost, match=f"{victim.manager}.*it ended itself: SIGTERM, again"):
-        lost.result()
-    gate.touch()
-    (other,) = [future for future in futures if future is not lost]
-    assert other.result(timeout=20) > 0
+    check_loss_of_one(gate, futures, f"{victim.manager}.*it ended itself: SIGTERM, again")
 
 
 def test_a_manager_that_fails_is_noticed_at_once(runs: Path, tmp_path: Path) -> None:
@@ -205,20 +204,11 @@ def test_a_job_that_is_killed_as_a_whole_is_noticed_by_its_provider(
     executor: HighThroughputExecutor, tmp_path: Path
 ) -> None:
     """As when a node fails or a scheduler ends a job: nobody is left there who could tell."""
-    gate = tmp_path / "gate"
-    futures = [
-        executor.submit(tasks.hold, str(gate), str(tmp_path / f"started-{number}")) for number in range(2)
-    ]
-    wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2, 20, "both to run")
+    gate, futures = hold_both(executor, tmp_path)
     victim, _ = executor.connected_managers()
     os.killpg(victim.pid, signal.SIGKILL)
     wait_until(lambda: any(future.done() for future in futures), 20, "the loss")
-    (lost,) = [future for future in futures if future.done()]
-    with pytest.raises(throughway.ManagerLost, match="its block's job has ended"):
-        lost.result()
-    gate.touch()
-    (other,) = [future for future in futures if future is not lost]
-    assert other.result(timeout=20) > 0
+    check_loss_of_one(gate, futures, "its block's job has ended")
 
 
 def test_a_killed_interchange_is_replaced_at_the_same_port(

@@ -266,10 +266,9 @@ class Ledger:
                 self._enter(block, JobState.RUNNING if block.managers else status.state, now)
                 continue
             if block.managers and block.gone_at is None:
+                block.gone_at = now
                 self.vacated.append(block.id)
-            if block.managers and not block.cancelling:
-                block.gone_at = now if block.gone_at is None else block.gone_at
-            else:
+            if block.cancelling or not block.managers:
                 self._end(block, now)
 
     def looked(self, loads: Sequence[BlockLoad], stranded: int, now: float) -> None:

@@ -573,7 +573,7 @@ class HighThroughputExecutor(Questions, Executor):
                 self._journal.close()
             return
         if cancel_futures or kill:
-            run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=kill))
+            run.cancel_all(kill=kill)
         run.end()
         if wait and not run.shell.in_thread:
             run.shell.join()
@@ -646,7 +646,7 @@ def _end_all() -> None:
     for run in list(_runs):
         # Shut down without waiting, or forgotten: what was submitted runs all the same.
         if interrupted:
-            run.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=True))
+            run.cancel_all(kill=True)
         run.shell.join()
 
 

@@ -143,6 +143,10 @@ class Run:
             raise
         self.controller.start()
 
+    def cancel_all(self, *, kill: bool) -> None:
+        """Cancel every task that has not started, and ``kill`` those that run."""
+        self.shell.request(lambda reactor: reactor.cancel(list(reactor.futures), None, kill=kill))
+
     def end(self) -> None:
         """End once no task is left."""
         self.ending = True

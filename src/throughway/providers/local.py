@@ -311,7 +311,7 @@ def _signal(job: _Job, number: signal.Signals) -> bool:
 def _sweep(job: _Job, now: float) -> None:
     """Where the job's leader has ended, kill what it left in its group and is still there, and wait for it."""
     pid = job.process.pid
-    leader = True
+    ours = True
     try:
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
@@ -319,12 +319,12 @@ def _sweep(job: _Job, now: float) -> None:
         # Other code in this process waited for it. Without its leader, a group of this number is still the
         # job's.
         job.known = False
-        leader = not os.path.exists(f"/proc/{pid}")
-    if leader and not job.forced and _group_lives(pid):
+        ours = not os.path.exists(f"/proc/{pid}")
+    if ours and not job.forced and _group_lives(pid):
         job.leftovers_until = job.leftovers_until or now + LEFTOVER_SECONDS
         if now < job.leftovers_until:
             return
-    if leader:
+    if ours:
         _signal(job, signal.SIGKILL)
     job.process.poll()
     job.swept = True

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from setproctitle import setproctitle
@@ -98,7 +98,8 @@ class Zygote:
         finally:
             self._kill_all(wake_reader)
         if self._dismissal is not None:
-            self._await_herald(wake_reader)
+            # The manager waits for this process to end.
+            self._reap_until(lambda: not self._herald, TELLING_SECONDS, wake_reader)
 
     def _report_death(self) -> None:
         """Where the manager died, or wants it told that it ends, have somebody tell so: nothing else here knows."""
@@ -271,29 +272,24 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        poller = select.poll()
-        poller.register(wake_reader, select.POLLIN)
-        deadline = time.monotonic() + LAST_SECONDS
-        self._reap()
-        while (left := deadline - time.monotonic()) > 0:
-            orphans = [pid for pid in _children() if pid not in self._workers and pid != self._herald]
-            for pid in orphans:
-                _kill_group(pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if not self._workers and not orphans:
-                return
-            if poller.poll(left * 1000):
-                wake_reader.recv(4096)
-            self._reap()
+        self._reap_until(self._none_left, LAST_SECONDS, wake_reader)
 
-    def _await_herald(self, wake_reader: socket.socket) -> None:
-        """The manager waits for this process to end."""
+    def _none_left(self) -> bool:
+        """Whether no worker is left, and no process that one of them has left behind: such are killed as they come."""
+        orphans = [pid for pid in _children() if pid not in self._workers and pid != self._herald]
+        for pid in orphans:
+            _kill_group(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not self._workers and not orphans
+
+    def _reap_until(self, done: Callable[[], bool], seconds: float, wake_reader: socket.socket) -> None:
+        """Reap children until ``done()``, for so many seconds at most."""
         poller = select.poll()
         poller.register(wake_reader, select.POLLIN)
-        deadline = time.monotonic() + TELLING_SECONDS
+        deadline = time.monotonic() + seconds
         self._reap()
-        while self._herald and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 and not done():
             if poller.poll(left * 1000):
                 wake_reader.recv(4096)
             self._reap()
