@@ -415,7 +415,7 @@ def test_callers_blocked_at_the_bound_learn_that_it_broke(runs: Path, tmp_path: 
 
 
 def alive(pid: int) -> bool:
-    from throughway.executors.run_folder import process_started
+    from throughway.processes import process_started
 
     return process_started(pid) is not None
 

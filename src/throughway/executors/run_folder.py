@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from throughway.errors import ConfigurationError
+from throughway.processes import process_started
 from throughway.protocol.identifiers import RunId
 from throughway.protocol.version import python_version
 
@@ -55,16 +56,6 @@ class RunRecord(msgspec.Struct):
     def known(self) -> bool:
         """Whether the run is one of this host: the processes of others cannot be seen from here."""
         return self.host == socket.gethostname()
-
-
-def process_started(pid: int) -> float | None:
-    """When a process started, in clock ticks since the machine did; None where it is gone (or a zombie)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == b"Z" else float(fields[19])
 
 
 def runs_folder(run_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -21,6 +21,7 @@ from throughway.interchange.reactor import InterchangeReactor
 from throughway.interchange.selectors import make_selector
 from throughway.interchange.state import InterchangeState
 from throughway.logs import BackgroundLog, open_log
+from throughway.processes import live_process
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.protocol.configuration import InterchangeConfig
@@ -384,19 +385,10 @@ def _notes_of(hello: m.ManagerHello, process: int) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        if hello.again or not process or not _is_dead(process):
+        if hello.again or not process or live_process(process) is not None:
             raise
         # It died before it was heard, and has never had a task.
         return new_notes()
-
-
-def _is_dead(process: int) -> bool:
-    """Whether a process is gone, or a zombie, of which nothing but its end can be had any more."""
-    try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def serve(config: InterchangeConfig) -> int:

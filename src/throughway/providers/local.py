@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from throughway.errors import ConfigurationError
 from throughway.launchers.interface import Launcher
 from throughway.launchers.single_node import SingleNodeLauncher
+from throughway.processes import live_process
 from throughway.providers import parameters
 from throughway.providers.interface import (
     JOB_PREFIX,
@@ -339,14 +340,9 @@ def _group_lives(group: int) -> bool:
     except PermissionError:
         return True
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    state, _, its_group = file.read().rpartition(b")")[2].split()[:3]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(its_group) == group and state not in (b"Z", b"X"):
-                return True
+        process = live_process(int(entry)) if entry.isdigit() else None
+        if process is not None and process.group == group:
+            return True
     return False
 
 

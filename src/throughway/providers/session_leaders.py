@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from throughway.processes import live_process
 from throughway.providers.interface import JOB_PREFIX
 
 _SUFFIX = ".stdout"
@@ -22,11 +23,10 @@ class Leader(NamedTuple):
 
 def leader(pid: int) -> Leader | None:
     """The job that process ``pid`` leads, None where it leads none of this user's."""
+    process = live_process(pid)
+    if process is None or process.group != pid or process.session != pid:
+        return None
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, _, group, session = file.read().rpartition(b")")[2].split()[:4]
-        if state in (b"Z", b"X") or int(group) != pid or int(session) != pid:
-            return None
         path = os.readlink(f"/proc/{pid}/fd/1").removesuffix(" (deleted)")
     except OSError:  # it is gone, or another user's
         return None

@@ -18,7 +18,7 @@ import msgspec
 from throughway.blocks.controller import BlockController
 from throughway.blocks.state import BlockView
 from throughway.errors import ExecutorFailed
-from throughway.executors.run_folder import process_started
+from throughway.processes import process_started
 from throughway.protocol.views import ManagerView
 from throughway.providers.interface import JobState
 
@@ -63,7 +63,7 @@ class ParslBlocks(BlockController):
         self._said: dict[str, str] = {}
         self._since: dict[str, tuple[str, float]] = {}
         """block → its state, and when it was first seen in it"""
-        self._processes: dict[int, float] = {}
+        self._processes: dict[int, int] = {}
         """managers on this machine: process id → when it started"""
 
     # ------------------------------------------------------------------------------------------------ for Parsl
