@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -137,6 +138,43 @@ def test_a_block_that_goes_on_working_forgives_once_only() -> None:
     story.ledger.left("0", 1, "connection closed", True, 40.0)
     story.hear("j0", JobState.FAILED, 40.0, 1)
     assert story.ledger.failures == 0
+
+
+@pytest.mark.parametrize("ends", ["scaled in", "drained", "lost"])
+def test_what_failed_beside_a_block_that_works_is_tried_again_once_it_is_gone(ends: str) -> None:
+    """Hours may lie between the two, and nothing may be left to run."""
+    story = Story()
+    ledger = story.ledger
+    ledger.joined("0", 1, 1.0)
+    for attempt in range(1, 4):
+        story.open()
+        story.hear(f"j{attempt}", JobState.FAILED, 20.0 + attempt, 1)
+    (block,) = ledger.open(1, 1, 30.0)
+    ledger.not_submitted(block, "no such account, says a database that is down", 30.0, permanent=True)
+    ledger.settle(31.0)
+    assert ledger.failures == 4
+    assert not plan(ledger.view(31.0), POLICY, 31.0, STRATEGIES["simple"]).give_up
+    if ends == "scaled in":
+        assert ledger.ask_to_drain("0")
+        ledger.drain_answered("0", True, 5000.0)
+    ledger.left("0", 1, ends, ends == "lost", 5001.0)
+    assert not plan(ledger.view(5001.0), POLICY, 5001.0, STRATEGIES["simple"]).give_up
+    story.hear("j0", JobState.COMPLETED, 5002.0, 0)
+    assert ledger.failures == 0
+    (block,) = ledger.open(1, 1, 5003.0)
+    ledger.not_submitted(block, "no such account", 5003.0, permanent=True)
+    assert plan(ledger.view(5003.0), POLICY, 5003.0, STRATEGIES["simple"]).give_up
+
+
+def test_a_block_that_did_not_work_forgives_nothing_when_it_is_gone() -> None:
+    story = Story()
+    ledger = story.ledger
+    ledger.joined("0", 1, 1.0)
+    for attempt in range(1, 4):
+        story.open()
+        story.hear(f"j{attempt}", JobState.FAILED, 2.0 + attempt, 1)
+    ledger.left("0", 1, "connection closed", True, 9.0)
+    assert plan(ledger.view(9.0), POLICY, 9.0, STRATEGIES["simple"]).give_up
 
 
 def test_managers_without_a_worker_that_gets_ready_are_failures_however_slowly_they_find_out() -> None:

@@ -241,6 +241,9 @@ class Ledger:
         block.left_at = now
         if block.barren and block.joined_at is not None:
             self.barren_life = max(self.barren_life, now - block.joined_at)
+        if block.worked(now, self.policy.short_life):
+            # Nobody gave up because of what failed beside it, perhaps long ago: now that it is gone, see what does.
+            self._worked()
         if block.gone_at is not None:
             self._end(block, now)
 
@@ -494,6 +497,7 @@ class Ledger:
         self.ended.append(block)
 
     def _worked(self) -> None:
+        self.permanent = False
         self.failures = 0
         self._failed_attempt = 0
         self.failed.clear()
