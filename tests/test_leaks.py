@@ -59,7 +59,7 @@ def test_folder():
     os.makedirs(os.environ["XDG_RUNTIME_DIR"] + "/throughway/0123abcd")
 
 def test_what_ends_by_itself():
-    threading.Timer(0.2, lambda: None).start()
+    threading.Timer(0.05, lambda: None).start()
 
 def test_shared_memory_of_the_standard_library():
     memory = multiprocessing.shared_memory.SharedMemory(create=True, size=1)

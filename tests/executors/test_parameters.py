@@ -178,6 +178,9 @@ def test_worker_debug(make: Make, debug: bool) -> None:
     assert result(executor, tasks.add, 1) == 1
     assert executor.run_folder is not None
     for log in (executor.run_folder / "interchange.log", *executor.run_folder.glob("block-0/manager-*.log")):
+        if debug:
+            # A thread of its own writes them.
+            wait_until(lambda log=log: " DEBUG " in log.read_text(), 20, f"{log} to be written")
         assert (" DEBUG " in log.read_text()) == debug, log
 
 
@@ -290,7 +293,7 @@ def test_prefetch_capacity(make: Make, tmp_path: Path, capacity: int) -> None:
 @shows("heartbeat_period", "heartbeat_threshold")
 def test_a_silent_manager_is_lost(make: Make, tmp_path: Path) -> None:
     executor = make(
-        provider=LocalProvider(init_blocks=2, max_blocks=2), heartbeat_period=0.1, heartbeat_threshold=0.6
+        provider=LocalProvider(init_blocks=2, max_blocks=2), heartbeat_period=0.3, heartbeat_threshold=3.0
     )
     wait_until(lambda: len(executor.connected_managers()) == 2, 20, "two managers")
     gate, folder = tmp_path / "gate", tmp_path / "started"
@@ -335,7 +338,7 @@ def hold_at(gate: str, folder: str, name: str) -> str:
 
 
 def test_a_manager_ends_without_its_interchange(make: Make, tmp_path: Path) -> None:
-    executor = make(heartbeat_period=0.1, heartbeat_threshold=0.6)
+    executor = make(heartbeat_period=0.2, heartbeat_threshold=2.0)
     worker = result(executor, tasks.worker_pid)
     (manager,) = executor.connected_managers()
     assert executor._run is not None

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from tests.executors import tasks
+from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 from throughway.executors import progress
 from throughway.executors.progress import LogDisplay, Reading, TerminalDisplay, duration
 
 SCRIPT = """
 import sys
+from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 with HighThroughputExecutor(max_workers_per_node=1, run_dir=sys.argv[1]) as executor:
     print("total", sum(executor.map(abs, range(300), progress=True)))
@@ -162,10 +164,11 @@ def test_without_rich(executor: HighThroughputExecutor, monkeypatch: pytest.Monk
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     monkeypatch.setitem(sys.modules, "rich", None)
-    before = executor.outstanding
+    # Those of a test before this one may still be on their way.
+    wait_until(lambda: executor.outstanding == 0, what="no task to be left")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'throughway\[progress\]'"):
         executor.map(tasks.add, [1], progress=True)
-    assert executor.outstanding == before
+    assert executor.outstanding == 0
     monkeypatch.setenv("TERM", "dumb")
     assert list(executor.map(tasks.add, [1], progress=True)) == [1]
 

@@ -51,6 +51,14 @@ def wait_for(gate: str, started: str = "") -> str:
     return os.environ["THROUGHWAY_BLOCK_ID"]
 
 
+def fill(executor: HighThroughputExecutor, gate: Path) -> Path:
+    """Have two blocks up, with a task for each worker until ``gate`` is there: idle, one might go before both are."""
+    for _ in range(4):
+        executor.submit(wait_for, str(gate))
+    wait_until(lambda: len(executor.connected_managers()) == 2, 20, "both blocks")
+    return gate
+
+
 def live(executor: HighThroughputExecutor) -> list[str]:
     return [block.id for block in executor.blocks() if not block.state.terminal]
 
@@ -90,8 +98,9 @@ def test_blocks_for_tasks_and_never_above_max_blocks(make: Make, tmp_path: Path)
 def test_an_idle_block_goes_while_another_works(make: Make, tmp_path: Path) -> None:
     gate, started = tmp_path / "gate", tmp_path / "started"
     executor = make(init=2, most=2, strategy="htex_auto_scale", max_idletime=0.5)
-    wait_until(lambda: len(executor.connected_managers()) == 2, 20, "both blocks")
+    filled = fill(executor, tmp_path / "filled")
     long = executor.submit(wait_for, str(gate), str(started))
+    filled.touch()
     wait_until(started.exists, 20, "the long task to run")
     wait_until(lambda: len(live(executor)) == 1, 20, lambda: f"{executor.blocks()}")
     gate.touch()
@@ -105,8 +114,9 @@ def test_an_idle_block_goes_while_another_works(make: Make, tmp_path: Path) -> N
 def test_simple_waits_until_nothing_is_left(make: Make, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     executor = make(init=2, least=1, most=2, strategy="simple", max_idletime=0.3)
-    wait_until(lambda: len(executor.connected_managers()) == 2, 20, "both blocks")
+    filled = fill(executor, tmp_path / "filled")
     long = executor.submit(wait_for, str(gate))
+    filled.touch()
     short = [executor.submit(tasks.add, number) for number in range(10)]
     assert [future.result(timeout=20) for future in short] == list(range(10))
     # Three rounds of what would have sufficed, each with a question, without a block going.
@@ -217,12 +227,12 @@ def test_an_error_handler_by_parsls_name(make: Make) -> None:
 
 
 def test_a_task_for_which_no_block_has_the_time_gets_a_fresh_one(make: Make) -> None:
-    executor = make(init=1, most=2, drain_period=8.0, max_workers_per_node=1, strategy="htex_auto_scale")
+    executor = make(init=1, most=2, drain_period=12.0, max_workers_per_node=1, strategy="htex_auto_scale")
     assert executor.submit(tasks.add, 1).result(timeout=20) == 1
     wait_until(
-        lambda: (executor.connected_managers()[0].seconds_left or 0) < 7.0, 20, "some of its time to pass"
+        lambda: (executor.connected_managers()[0].seconds_left or 0) < 9.0, 20, "some of its time to pass"
     )
-    future = executor.options(walltime=7.0).submit(wait_for, "/", "")
+    future = executor.options(walltime=9.0).submit(wait_for, "/", "")
     assert future.result(timeout=20) == "1"
 
 

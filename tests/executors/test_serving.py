@@ -103,6 +103,8 @@ class Watched:
             return any(stream.paused for stream in self.shell._wire.streams.values())
 
         def another_reads() -> bool:
+            # One who went to sleep has taken it away.
+            self.spin.due = True
             waiting.append(others.submit(future.result, SECONDS))
             wait_until(lambda: reads() or asleep() == len(waiting), SECONDS, "somebody to read, or to sleep")
             return reads()
@@ -161,8 +163,13 @@ def test_who_waits_takes_the_result(watch: Callable[..., Watched]) -> None:
 
 def test_it_is_told_how_long_it_took(watch: Callable[..., Watched]) -> None:
     watched = watch()
-    watched.executor.submit(tasks.add, 1).result(timeout=SECONDS)
-    assert len(watched.spin.told) == 1
+
+    def told() -> list[float]:
+        # A task that is done before it is waited for tells nothing.
+        watched.executor.submit(tasks.add, 1).result(timeout=SECONDS)
+        return watched.spin.told
+
+    assert len(wait_until(told, SECONDS, "a wait")) == 1
     assert 0 < watched.spin.told[0] < SECONDS
 
 
@@ -717,6 +724,7 @@ def test_ctrl_c_waits_until_somebody_has_read(
     watched = watch()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     pressed: list[int] = []
+    read: list[int] = []
     take = watched.shell._wire.take
 
     def press_and_take(peer: int) -> None:
@@ -725,17 +733,22 @@ def test_ctrl_c_waits_until_somebody_has_read(
                 signal.raise_signal(signal.SIGINT)
                 pressed.append(signal.SIGINT)
         take(peer)
+        read.append(peer)
 
     monkeypatch.setattr(watched.shell._wire, "take", press_and_take)
 
     def interrupted() -> bool:
+        pressed.clear()
+        read.clear()
         future = watched.executor.submit(tasks.add, 20, 22)
         try:
             future.result(timeout=SECONDS)
         except KeyboardInterrupt:
-            assert future.done(), "it came after the result had been read"
-            assert future.result() == 42
-            return True
+            assert read, "it came after what was there had been read"
+            # That may be the news that it runs, and the result is the thread's to read.
+            done = future.done()
+            assert future.result(timeout=SECONDS) == 42
+            return done
         return False
 
     wait_until(interrupted, SECONDS, "somebody who reads to be interrupted")
@@ -847,7 +860,7 @@ def at_rest(pid: int) -> Callable[[], bool]:
 
     def look() -> bool:
         seen.append(cpu_seconds(pid))
-        return len(seen) > 5 and seen[-1] - seen[-6] < 0.001
+        return len(seen) > 5 and seen[-1] - seen[-6] < 0.003
 
     return look
 

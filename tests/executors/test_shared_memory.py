@@ -54,7 +54,7 @@ def taken(executor: HighThroughputExecutor) -> int:
     """The units that tasks have."""
     arena = arena_of(executor)
     free = sum(len(units) << power for power, units in enumerate(arena._free))
-    return arena._units - free - sum(1 << power for power, _ in arena._freed)
+    return arena._units - free - sum(1 << power for power, _ in arena._freed.copy())
 
 
 def await_all_free(executor: HighThroughputExecutor) -> None:

@@ -37,7 +37,7 @@ def wait(seconds):
     time.sleep(seconds)
     return abs(time.time() - time.time()) > 1000
 with HighThroughputExecutor(
-    max_workers_per_node=2, heartbeat_period=0.2, heartbeat_threshold=1.0, run_dir=sys.argv[1],
+    max_workers_per_node=2, heartbeat_period=0.2, heartbeat_threshold=10.0, run_dir=sys.argv[1],
     journal=sys.argv[1] + "/../j"
 ) as executor:
     total = sum(executor.map(abs, range(-1000, 0)))

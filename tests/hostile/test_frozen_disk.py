@@ -23,7 +23,7 @@ with HighThroughputExecutor(
 ) as executor:
     assert executor.submit(abs, -1).result(30) == 1
     # Whatever happens, it thaws: what waits for it cannot even be killed.
-    thaw = threading.Timer(4.0, subprocess.run, [["fsfreeze", "--unfreeze", disk]])
+    thaw = threading.Timer(7.0, subprocess.run, [["fsfreeze", "--unfreeze", disk]])
     thaw.start()
     subprocess.run(["fsfreeze", "--freeze", disk], check=True)
     begun = time.monotonic()

@@ -370,10 +370,11 @@ class CommandConformance(Conformance):
     def test_a_job_whose_submission_was_cut_off_is_cancelled(
         self, jobs: Jobs, impostor: Impostor, caplog: pytest.LogCaptureFixture
     ) -> None:
-        provider = jobs.provider(cmd_timeout=3)
+        provider = jobs.provider(cmd_timeout=6)
         submit = jobs.system.commands["submit"]
         impostor.put(submit, '"$real" "$@"\nsleep 1000 &\nwait')
         failure, untried = provider.submit([jobs.spec("sleep", "1000"), jobs.spec("sleep", "1000")])
+        provider.cmd_timeout = 60
         assert isinstance(failure, SubmitFailure)
         assert isinstance(untried, SubmitFailure)
         assert "not tried" in untried.message

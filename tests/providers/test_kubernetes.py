@@ -146,9 +146,10 @@ class TestKubernetes(Conformance):
         server.silent.add("POST")
         (outcome,) = provider.submit([jobs.spec("sleep", "1000")])
         assert isinstance(outcome, SubmitFailure)
-        assert len(server.pods) == 1
+        wait_until(lambda: len(server.pods) == 1, what="the pod")
         server.silent.clear()
         server.go_on.set()
+        provider.cmd_timeout = 30
         provider.status([])
         wait_until(lambda: not server.pods, what="the deletion")
 

@@ -285,11 +285,11 @@ def test_cmd_timeout_bounds_the_check(jobs: Jobs, tmp_path: Path, monkeypatch: p
 
 
 def test_cancel_of_many_at_once(jobs: Jobs) -> None:
-    provider = LocalProvider()
+    provider = LocalProvider(cancel_grace=1000)
     ids = jobs.submit(provider, *(jobs.spec("sleep", "1000") for _ in range(40)))
     assert {status.state for status in provider.status(ids).values()} == {JobState.RUNNING}
     assert provider.cancel(ids) == dict.fromkeys(ids, True)
-    statuses = ended(provider, ids, seconds=4)
+    statuses = ended(provider, ids)
     assert {(status.state, status.exit_code) for status in statuses.values()} == {(JobState.CANCELLED, 143)}
     assert jobs.members() == []
 
@@ -349,8 +349,11 @@ def test_what_a_job_leaves_behind_is_killed(jobs: Jobs, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("waited", [False, True], ids=["", "other code waited"])
-def test_what_a_killed_job_leaves_behind_may_end_by_itself(jobs: Jobs, tmp_path: Path, waited: bool) -> None:
+def test_what_a_killed_job_leaves_behind_may_end_by_itself(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited: bool
+) -> None:
     """So a zygote gets to tell of its manager's death, however soon after it the provider looks."""
+    monkeypatch.setattr("throughway.providers.local.LEFTOVER_SECONDS", 15.0)  # below the 20 s of `ended`
     provider = LocalProvider()
     ready, told = fifo(tmp_path / "ready"), tmp_path / "told"
     script = (
@@ -430,7 +433,7 @@ def test_managers_behind_a_shell_have_time_to_drain(jobs: Jobs, tmp_path: Path, 
 
 def test_cancel_during_worker_init_starts_no_manager(jobs: Jobs, tmp_path: Path) -> None:
     ready, started = fifo(tmp_path / "ready"), tmp_path / "started"
-    provider = LocalProvider(worker_init=f"echo ready >{ready}; sleep 1000", cancel_grace=1000)
+    provider = LocalProvider(worker_init=f"sleep 1000 & echo ready >{ready}; wait", cancel_grace=1000)
     (job,) = jobs.submit(provider, jobs.spec("touch", str(started)))
     assert read_lines(ready, 1) == ["ready"]
     assert provider.cancel([job]) == {job: True}

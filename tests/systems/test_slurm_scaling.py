@@ -96,8 +96,14 @@ def test_from_nothing_to_max_blocks_through_losses_and_back(slurm_of_six: SlurmC
         slurm.run("scancel", executor.blocks()[0].job_id)
         slurm.kill_node(slurm.nodes[-1])
         assert [future.result(120) for future in futures] == list(range(TASKS))
-        states = [block.state for block in executor.blocks()]
-        assert any(state.terminal and state is not JobState.SCALED_IN for state in states), states
+        # Only the next look of the provider's may show it.
+        wait_until(
+            lambda: any(
+                block.state.terminal and block.state is not JobState.SCALED_IN for block in executor.blocks()
+            ),
+            30,
+            lambda: f"the end of the block that was cancelled: {executor.blocks()}",
+        )
         count_jobs()
 
         wait_until(lambda: live() == 0, 60, lambda: f"no block to be left: {executor.blocks()}")

@@ -620,11 +620,13 @@ def test_threads_that_put_at_once(make_arena: MakeArena, units: int) -> None:
     arena, reader = make_arena(units * UNIT_BYTES)
     wrong: list[object] = []
     refused = 0
+    together = threading.Barrier(6)
     interval = sys.getswitchinterval()
 
     def work(first: int) -> None:
         nonlocal refused
         choose = random.Random(first)
+        together.wait(20)
         held: dict[int, tuple[Lease, bytes]] = {}
         for task in range(first, first + 300):
             data = choose.randbytes(choose.choice([100, UNIT_BYTES, 30_000, 60_000]))

@@ -45,6 +45,7 @@ class NurseryWorker:
         """Wait until it is ready."""
         record = self.next_record()
         assert record.outcome == Mark.READY, record
+        self._nursery.pump(lambda: self.process.pid != 0, f"the process of worker {self.number}")
         return self
 
     def give(

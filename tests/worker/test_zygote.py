@@ -400,6 +400,7 @@ def test_all_end_if_there_is_nobody_to_tell_it(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_zygote_leaves_signals_to_its_manager(nursery: Nursery, number: int) -> None:
+    nursery.worker()  # by now it has its handlers
     os.kill(nursery.client.pid, number)
     assert nursery.worker().run(tasks.double, 1) == 2
 

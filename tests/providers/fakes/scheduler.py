@@ -33,14 +33,14 @@ class Job:
         self.number = number
         self.path = STATE / f"{number}.json"
         self.facts: dict[str, Any] = json.loads(self.path.read_text())
+        self.codes = self._codes()
+        """the exit codes of its processes as waitpid has them, where all had ended when it was looked up"""
 
     @property
     def name(self) -> str:
         return str(self.facts["name"])
 
-    @property
-    def codes(self) -> list[int] | None:
-        """The exit codes of its processes as waitpid has them, when all have ended."""
+    def _codes(self) -> list[int] | None:
         try:
             return list(json.loads((STATE / f"{self.number}.exit").read_text()))
         except FileNotFoundError:
