@@ -129,7 +129,8 @@ def not_exposed() -> Iterator[None]:
     """Here signals have handlers, of this file and of pytest-timeout, that run once a test is lost anyway. An executor
     must not take them for those of a user's, and leave all to its thread."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("throughway.executors.shell.exposed", lambda: False)
+        for module in ("serving", "shell"):
+            patched.setattr(f"throughway.executors.{module}.exposed", lambda: False)
         yield
 
 

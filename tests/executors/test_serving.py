@@ -29,7 +29,7 @@ from throughway.executors import futures, interchange_process
 from throughway.executors.actions import Action, Tell
 from throughway.executors.futures import RUNNING, CancelledError, TaskFuture
 from throughway.executors.run import Run
-from throughway.executors.shell import FEW_TASKS
+from throughway.executors.serving import FEW_TASKS
 from throughway.manager.sizing import cores_available
 from throughway.protocol import messages as m
 from throughway.transport import spin
@@ -64,7 +64,7 @@ class Watched:
         run = executor._run
         assert run is not None
         self.run, self.shell = run, run.shell
-        self.spin = self.shell.spin = Awake(seconds)
+        self.spin = self.shell.serving.spin = Awake(seconds)
         self.taken: list[str] = []
         self.left: list[str] = []
         """the names of the threads that took results, and that had to leave them to the executor's"""
@@ -174,13 +174,16 @@ def test_it_is_told_how_long_it_took(watch: Callable[..., Watched]) -> None:
 
 
 def test_by_itself_it_comes_to_that(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No `Awake` here: a short wait makes the next one awake, as the machine allows.
+    # No `Awake` here: a short wait makes the next one awake.
     monkeypatch.setattr(spin, "CROWDED_SECONDS", SECONDS)
     if cores_available() < 2:
         pytest.skip("there is one core")
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs) as executor:
         executor.start()
         assert executor._run is not None
+        its_spin = executor._run.shell.serving.spin
+        # However slow the machine is.
+        its_spin.seconds, its_spin.short = AWAKE_SECONDS, SECONDS
         reactor = executor._run.reactor
         taken: list[str] = []
         take_plain = reactor.take_plain
@@ -368,7 +371,7 @@ def test_managers_hear_within_a_second_that_their_results_are_here(
     watched = watch()
     reactor = watched.run.reactor
     wait_until(
-        lambda: not reactor._acknowledgements and watched.shell._waits_until > reactor._heard_at + 5,
+        lambda: not reactor._acknowledgements and watched.shell.serving.waits_until > reactor._heard_at + 5,
         SECONDS,
         "a thread that has nothing to say",
     )
@@ -394,7 +397,7 @@ def test_with_more_than_a_few_tasks_it_is_the_thread_that_reads(
             looked.append("somebody read")
             return []
 
-    watched.shell._probe = Probe()  # type: ignore[assignment]
+    watched.shell.serving.probe = Probe()  # type: ignore[assignment]
     for future in futures:
         with pytest.raises(TimeoutError):
             future.result(timeout=0.2)
@@ -411,7 +414,7 @@ def test_where_somebody_may_wait_for_room_it_is_the_thread_that_reads(
     with HighThroughputExecutor(max_workers_per_node=1, run_dir=runs, max_outstanding=limit) as executor:
         executor.start()
         assert executor._run is not None
-        assert executor._run.shell.spin.seconds == 0
+        assert executor._run.shell.serving.spin.seconds == 0
 
         def loop(first: int) -> int:
             return sum(executor.submit(tasks.add, first).result(timeout=SECONDS) for _ in range(40))
@@ -436,7 +439,7 @@ def test_with_a_journal_it_is_the_thread_that_reads(runs: Path, tmp_path: Path) 
             found = [executor.submit(tasks.add, number) for number in range(20)]
             assert [future.result(timeout=SECONDS) for future in found] == list(range(20))
             assert sum(future.from_journal for future in found) == came
-            assert executor._run is None or executor._run.shell.spin.seconds == 0
+            assert executor._run is None or executor._run.shell.serving.spin.seconds == 0
 
 
 ONE_CORE = """
@@ -448,7 +451,7 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with HighThroughputExecutor(max_workers_per_node=1, run_dir=sys.argv[1]) as executor:
     print(sum(executor.submit(tasks.add, 1).result(timeout=30) for _ in range(50)))
     document = read_configuration(f"{executor.run_folder}/interchange.json", InterchangeConfig)
-    print(executor._run.shell.spin.seconds, document.spins)
+    print(executor._run.shell.serving.spin.seconds, document.spins)
 """
 
 
@@ -524,7 +527,7 @@ def test_who_submits_finds_the_interchange_gone_while_somebody_reads(
                 raise MemoryError
             return []
 
-    watched.shell._probe = Probe()  # type: ignore[assignment]
+    watched.shell.serving.probe = Probe()  # type: ignore[assignment]
     serving = watched.serving(others, future)
     os.kill(watched.shell.interchange_pid, signal.SIGKILL)
     wait_until(lambda: not alive(watched.shell.interchange_pid), SECONDS, "the interchange to be gone")
@@ -611,8 +614,8 @@ if __name__ == "__main__":
     executor = HighThroughputExecutor(max_workers_per_node=1, run_dir=sys.argv[1])
     assert executor.submit(tasks.add, 1).result() == 1
     shell, reactor = executor._run.shell, executor._run.reactor
-    shell.spin = Awake(0.002, 0.001)
-    shell.spin.due = True
+    shell.serving.spin = Awake(0.002, 0.001)
+    shell.serving.spin.due = True
 """
 
 CTRL_C = (

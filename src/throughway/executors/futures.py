@@ -156,15 +156,16 @@ class TaskFuture(Future[Result]):
         if run is None:
             self._sleep(timeout)
             return
-        shell = run.shell
+        serving = run.shell.serving
         began = time.monotonic()
-        if timeout is None or timeout > shell.spin.seconds:
-            shell.serve(self)
+        if timeout is None or timeout > serving.spin.seconds:
+            serving.serve(self)
         if self._state in UNDONE:
             # Should it time out, the wait was no short one.
-            shell.spin.due = False
+            serving.spin.due = False
+            serving.recall()
             self._sleep(timeout)
-        shell.spin.waited(began)
+        serving.spin.waited(began)
 
     def _sleep(self, timeout: float | None) -> None:
         """A bare lock does: a condition would be made, taken and given back for one waiter."""

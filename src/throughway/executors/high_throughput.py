@@ -28,7 +28,7 @@ from throughway.executors.interrupts import DeferredInterrupt
 from throughway.executors.options import DEFAULT, ResourceSpecification
 from throughway.executors.questions import Questions
 from throughway.executors.run import Run
-from throughway.executors.shell import FEW_TASKS
+from throughway.executors.serving import FEW_TASKS
 from throughway.executors.view import ExecutorView
 from throughway.interchange.selectors import (
     BlockPackingSelector,
@@ -447,6 +447,7 @@ class HighThroughputExecutor(Questions, Executor):
         if self._run.shell.in_thread:
             # A callback must not wait for what only its own thread can bring.
             return
+        self._run.shell.serving.recall()
         self._run.shell.wake()
         with self._room:
             self._crowd += 1

@@ -151,7 +151,7 @@ class Run:
         """End once no task is left."""
         self.ending = True
         # From here on, the thread looks after each result.
-        self.shell.spin.stop()
+        self.shell.serving.stop()
         self.shell.wake()
 
     def _ask(self, topic: str, subject: str, told: Callable[[bytes | None], None]) -> None:

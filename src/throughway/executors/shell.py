@@ -2,10 +2,7 @@
 
 Who submits sends, as long as nobody else does: a task goes out in the call that submits it. Where more than a few are
 on their way, further calls within `QUIET_SECONDS` only leave theirs in the outbox, for the next caller or the thread to
-send in one message.
-
-Who waits for one of a few tasks reads, too: see `ExecutorShell.serve`. So a lone task does not have to wake the thread,
-which would wake the one who waits.
+send in one message. Who reads what comes back is the affair of `executors.serving`.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import select
 import selectors
 import socket
 import threading
@@ -21,19 +17,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from throughway import errors
 from throughway.executors.actions import Action, Log, Notify, Restart, Tell
-from throughway.executors.futures import UNDONE, TaskFuture
 from throughway.executors.interchange_process import InterchangeProcess
 from throughway.executors.interrupts import PATIENCE_SECONDS, DeferredInterrupt, exposed
 from throughway.executors.reactor import ExecutorReactor
+from throughway.executors.serving import FEW_TASKS, Serving
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.transport.interface import Arrival, Closed, Event
 from throughway.transport.poller import Poller
-from throughway.transport.spin import Spin
 from throughway.transport.unix import UnixWire
 
 logger = logging.getLogger("throughway.executor")
@@ -41,14 +35,8 @@ logger = logging.getLogger("throughway.executor")
 QUIET_SECONDS = 0.002
 """How long after a message went out in a submitting call the next may."""
 
-FEW_TASKS = 4
-"""With no more tasks outstanding than this there is nothing to send together: each goes out at once."""
-
-SERVE_SECONDS = 0.0005
-"""How long somebody who waits for a task reads the wire, at most."""
-
-PROMPT_SECONDS = 0.001
-"""After waits that were shorter, the next one may be so short that it is worth it."""
+STREAM_SECONDS = 2 * QUIET_SECONDS
+"""If that was no longer ago than this, somebody submits one task after the other."""
 
 MAX_BACKLOG_BYTES = 4 << 20
 """With more than this waiting for the interchange to read, tasks stay in the outbox."""
@@ -101,18 +89,17 @@ class ExecutorShell:
         self._sending = threading.RLock()
         """an RLock, since that knows whether this thread has it, whatever came in between"""
         self._midway = False
-        self._serving = threading.RLock()
-        """held by who reads the wire: the thread, except while it waits"""
-        self._reading = False
-        self._probe = select.poll()
-        self._waits_until = math.inf
-        """until when the thread waits, at most"""
-        self.spin = Spin(SERVE_SECONDS if serves else 0.0, PROMPT_SECONDS)
-        """told by those who wait how long it took"""
+        self.serving = Serving(
+            reactor,
+            self._sending,
+            busy=lambda: self._signalled,
+            wake=self.wake,
+            cut_short=lambda: self._requests.append(self._was_cut_short),
+            serves=serves,
+        )
         self._last_sent = 0.0
         self._signalled = False
         self._ending = False
-        self._deferred: deque[Event] = deque()
         self.port: int | None = None
         self.listening = threading.Event()
         self._process: InterchangeProcess | None = None
@@ -138,10 +125,9 @@ class ExecutorShell:
         wire.writing = self._sending
         wire.read_elsewhere = True
         wire.register(self._selector)
-        self._probe = select.poll()
-        self._probe.register(sock, select.POLLIN)
         wire.send(0, [codec.encode(first)])
         self._wire = wire
+        self.serving.attach(wire, sock)
 
     @property
     def interchange_pid(self) -> int:
@@ -164,12 +150,15 @@ class ExecutorShell:
         """Tasks are in the outbox: send them now, or see to it that they are sent soon."""
         now = time.monotonic()
         sending = self._sending
-        quiet = now - self._last_sent >= QUIET_SECONDS or len(self._reactor.futures) <= FEW_TASKS
+        since = now - self._last_sent
+        few = len(self._reactor.futures) <= FEW_TASKS
         # A handler of the user's might raise in the middle, or wait there for what only the thread can bring.
-        if quiet and not sending._is_owned() and not exposed():  # type: ignore[attr-defined]
+        if (few or since >= QUIET_SECONDS) and not sending._is_owned() and not exposed():  # type: ignore[attr-defined]
             interrupt = DeferredInterrupt(PATIENCE_SECONDS)
             try:
                 interrupt.begin()
+                if not few and since < STREAM_SECONDS:
+                    self.serving.read_along(now)
                 if sending.acquire(blocking=False):
                     self._last_sent = now
                     self._midway = True
@@ -185,7 +174,8 @@ class ExecutorShell:
                 interrupt.end()
             if not self._reactor.outbox:
                 return
-        if not self._signalled:
+        # Where the wire is lent, the next one who submits sends them, or the thread soon after.
+        if not self._signalled and not self.serving.lent:
             self.wake()
 
     def _was_cut_short(self, reactor: ExecutorReactor) -> None:
@@ -195,6 +185,7 @@ class ExecutorShell:
     def request(self, request: Request) -> None:
         """Have the thread call this with the reactor; after the end, it is called at once."""
         self._requests.append(request)
+        self.serving.recall()
         self.wake()
 
     def wake(self) -> None:
@@ -223,81 +214,13 @@ class ExecutorShell:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def serve(self, future: TaskFuture[Any]) -> None:
-        """Read the wire in place of the thread until ``future`` is done, for `SERVE_SECONDS` at most.
-
-        Does nothing where that is not worth it or not possible now. All but plain results is left to the thread.
-        """
-        serving = self._serving
-        if (
-            not self.spin.due
-            # The thread is about to do something: to compete with it could keep it waiting for long.
-            or self._signalled
-            or len(self._reactor.futures) > FEW_TASKS
-            or serving._is_owned()  # type: ignore[attr-defined]
-            or exposed()
-        ):
-            return
-        interrupt = DeferredInterrupt(PATIENCE_SECONDS)
-        try:
-            interrupt.begin()
-            if serving.acquire(blocking=False):
-                self._serve(future)
-        finally:
-            # Want of memory or of stack may have ended it at any of these lines.
-            if serving._is_owned():  # type: ignore[attr-defined]
-                midway, self._reading = self._reading, False
-                if midway:
-                    self._requests.append(self._was_cut_short)
-                with self._sending:
-                    self._wire.pause(0, False)
-                # Who submits may have found the interchange gone while nobody but this thread would have heard of it.
-                left = midway or self._deferred or self._wire.pending()
-                serving.release()
-                if left or self._reactor.next_deadline() < self._waits_until:
-                    self.wake()
-            interrupt.end()
-
-    def _serve(self, future: TaskFuture[Any]) -> None:
-        # Only now is it sure that the thread waits.
-        seconds = self.spin.seconds
-        if not seconds or self._deferred or self._reactor.broken is not None:
-            return
-        if len(self._reactor.futures) > FEW_TASKS:
-            # Somebody may wait for room by now.
-            return
-        deadline = time.monotonic() + seconds
-        wire = self._wire
-        with self._sending:
-            # What comes does not wake the thread.
-            wire.pause(0, True)
-        arrived = partial(self._probe.poll, 0)
-        deferred = self._deferred
-        while future._state in UNDONE and self.spin.wait(arrived, deadline):
-            self._reading = True
-            wire.take(0)
-            deferred += wire.receive()
-            self._reading = False
-            while deferred:
-                # It stays there until it is in the future, should an error come in between.
-                if not self._take_plain(deferred[0]):
-                    return
-                deferred.popleft()
-
-    def _take_plain(self, event: Event) -> bool:
-        if not isinstance(event, Arrival):
-            return False
-        message = self._decode(event)
-        return isinstance(message, m.Results) and self._reactor.take_plain(
-            message, event.frames[1:], time.monotonic()
-        )
-
     def wait_in_thread(self, done: Callable[[], bool], timeout: float) -> None:
         """Serve the wire until ``done()``, inside a callback that the thread runs itself.
 
         Only answers and verdicts are taken meanwhile; the rest stays in order for afterwards.
         """
         deadline = time.monotonic() + timeout
+        self.serving.take_back()
         self._take_requests()
         while not done() and (left := deadline - time.monotonic()) > 0:
             self._send_all()
@@ -307,14 +230,14 @@ class ExecutorShell:
                     if isinstance(message, m.Answer | m.Verdicts):
                         self._reactor.interchange_said(message, (), time.monotonic())
                         continue
-                self._deferred.append(event)
+                self.serving.deferred.append(event)
                 if isinstance(event, Closed):
                     return
 
     # ---------------------------------------------------------------------------------------------------- the thread
 
     def _run(self) -> None:
-        self._serving.acquire()
+        self.serving.lock.acquire()
         try:
             while not self._ending:
                 self._turn()
@@ -326,30 +249,34 @@ class ExecutorShell:
             self._finish()
 
     def _turn(self) -> None:
+        serving = self.serving
         self._take_requests()
-        self._reactor.turn(time.monotonic())
+        now = time.monotonic()
+        serving.take_back(now)
+        self._reactor.turn(now)
         self._send_all()
         if self._reactor.broken is not None:
             # A request broke it: there may be nothing to wait for any more.
             self._on_batch()
             if self._ending:
                 return
-        if not (self._deferred or self._pressing):
+        deferred = serving.deferred
+        if not (deferred or self._pressing):
             # Meanwhile, others may read the wire.
             timeout = self._patience()
-            self._serving.release()
+            serving.lock.release()
             try:
                 ready = self._selector.poll(timeout)
             finally:
-                self._serving.acquire()
+                serving.lock.acquire()
             self._selector.call(ready)
-        events = [*self._deferred, *self._wire.receive()]
-        self._deferred.clear()
+        events = [*deferred, *self._wire.receive()]
+        deferred.clear()
         for index, event in enumerate(events):
             self._on_event(event)
-            if self._deferred:
+            if deferred:
                 # A callback waited inside; what came meanwhile comes after what was there before.
-                self._deferred.extendleft(reversed(events[index + 1 :]))
+                deferred.extendleft(reversed(events[index + 1 :]))
                 break
         if self._reactor.broken is not None and self._reactor.futures:
             self._reactor.fail(self._reactor.broken)
@@ -363,10 +290,12 @@ class ExecutorShell:
     @property
     def _pressing(self) -> bool:
         """Whether there is something to do before anything else comes."""
-        return bool(self._requests or (self._reactor.outbox and self._sendable) or self._wire.pending())
+        outbox = self._reactor.outbox and self._sendable and not self.serving.lent
+        return bool(self._requests or outbox or self._wire.pending())
 
     def _patience(self) -> float | None:
-        deadline = self._waits_until = self._reactor.next_deadline()
+        deadline = min(self._reactor.next_deadline(), self.serving.lent_until)
+        self.serving.waits_until = deadline
         return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
     def _on_wake(self, descriptor: int, mask: int) -> None:
@@ -386,13 +315,15 @@ class ExecutorShell:
         return self._wire.backlog(0) <= MAX_BACKLOG_BYTES
 
     def _send_all(self) -> None:
+        actions = self._reactor.actions()
         # The outbox goes first: what a request is about must be known there before it.
-        if self._reactor.outbox:
+        if self._reactor.outbox and (actions or not self.serving.lent):
             with self._sending:
                 self._send_outbox()
-        while actions := self._reactor.actions():
+        while actions:
             for action in actions:
                 self._perform(action)
+            actions = self._reactor.actions()
 
     def _send_outbox(self) -> None:
         while self._sendable and (submission := self._reactor.submission()) is not None:
@@ -465,6 +396,7 @@ class ExecutorShell:
 
     def _finish(self) -> None:
         try:
+            self.serving.take_back()
             if self._process is not None:
                 told = self._wire.send(0, [codec.encode(m.Shutdown("the executor shut down"))])
                 self._await_end(self._process, told)
