@@ -13,7 +13,7 @@ import pytest
 
 from tests.processes import alive
 from throughway.manager.supervision import PIPE_BYTES, STDERR_BYTES, WorkerProcess, ZygoteClient, tail
-from throughway.protocol.bundles import Setup
+from throughway.protocol.bundles import Mark, Setup
 from throughway.protocol.configuration import WorkerConfig
 from throughway.transport.framing import Unframer
 from throughway.transport.records import Record, pack_record
@@ -235,6 +235,18 @@ def test_a_worker_whose_process_is_not_known_yet_is_killed_once_it_is(
 ) -> None:
     worker.process.kill()
     worker.process.spawned(victim.pid)
+    assert victim.wait(20) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("read", [WorkerProcess.read, lambda process: process.read_to_end(0.0)])
+def test_a_worker_of_which_only_its_own_word_is_known_is_killed(
+    worker: Ends, victim: subprocess.Popen[bytes], read: Callable[[WorkerProcess], list[Record]]
+) -> None:
+    """As where the zygote died as soon as it had forked it."""
+    worker.process.kill()
+    ready = Record(0, Mark.READY, 0.0, victim.pid.to_bytes(4, "little"), [])
+    worker.write(ready)
+    assert [record.outcome for record in read(worker.process)] == [Mark.READY]
     assert victim.wait(20) == -signal.SIGKILL
 
 

@@ -125,9 +125,9 @@ def values(records: Sequence[Record]) -> list[Any]:
 
 def test_a_worker_says_that_it_is_ready_and_ends_with_its_manager(desk: Desk) -> None:
     assert desk.work() == 0
-    assert [(record.task, record.outcome) for record in RecordReader(desk.results).read()] == [
-        (0, Mark.READY)
-    ]
+    (record,) = RecordReader(desk.results).read()
+    assert (record.task, record.outcome) == (0, Mark.READY)
+    assert record.payload == os.getpid().to_bytes(4, "little")
     assert desk.rings() == 1
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from throughway.protocol.bundles import Dismissal, FromZygote, Setup, Spawn, ToZygote
+from throughway.protocol.bundles import Dismissal, FromZygote, Mark, Setup, Spawn, ToZygote
 from throughway.protocol.configuration import WorkerConfig
 from throughway.transport.framing import preamble
 from throughway.transport.interface import Buffer
@@ -111,17 +111,25 @@ class WorkerProcess:
 
     def read(self) -> list[Record]:
         """All records that are whole."""
-        return self.reader.read()
+        return self._identified(self.reader.read())
 
     def read_to_end(self, seconds: float) -> list[Record]:
         """All records of a worker that is about to die: waits until it has closed its pipe, at most for so long."""
-        records = self.reader.read()
+        records = self.read()
         poller = select.poll()
         poller.register(self.results, select.POLLIN)
         deadline = time.monotonic() + seconds
         while not (self.reader.ended or self.reader.fault) and (left := deadline - time.monotonic()) > 0:
             poller.poll(left * 1000)
-            records += self.reader.read()
+            records += self.read()
+        return records
+
+    def _identified(self, records: list[Record]) -> list[Record]:
+        """A zygote that died may not have got to say which process this is. Then the worker's first record does."""
+        if not self.pid:
+            for record in records:
+                if record.outcome == Mark.READY and record.payload:
+                    self.spawned(int.from_bytes(record.payload, "little"))
         return records
 
     def spawned(self, pid: int) -> None:

@@ -36,7 +36,7 @@ class Mark(IntEnum):
     """Records that are no task's outcome."""
 
     READY = 200
-    """the worker stands: its initializer has run"""
+    """the worker stands: its initializer has run; payload: its process id, four bytes, little-endian"""
     DISCARDED = 201
     """the rest of a bundle was found taken back, and dropped"""
     INITIALIZER_FAILED = 202

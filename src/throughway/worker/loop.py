@@ -141,7 +141,7 @@ class Worker:
         """Serve until the end; returns the exit status."""
         if self._config.initializer and not self._initialise():
             return 1
-        self._mark(Mark.READY)
+        self._mark(Mark.READY, os.getpid().to_bytes(4, "little"))
         while True:
             frames = self._channel.next_message()
             if frames is None:
