@@ -74,8 +74,8 @@ class Watched:
         run.reactor.take_plain = self._watch_taking  # type: ignore[method-assign]
         self.shell._perform = self._watch_telling  # type: ignore[method-assign]
 
-    def _watch_taking(self, message: m.Results, frames: Any, now: float) -> bool:
-        taken = self._take_plain(message, frames, now)
+    def _watch_taking(self, message: m.Results, frames: Any, now: float, *, inert: bool = False) -> bool:
+        taken = self._take_plain(message, frames, now, inert=inert)
         (self.taken if taken else self.left).append(threading.current_thread().name)
         return taken
 
@@ -188,9 +188,9 @@ def test_by_itself_it_comes_to_that(runs: Path, monkeypatch: pytest.MonkeyPatch)
         taken: list[str] = []
         take_plain = reactor.take_plain
 
-        def watching(message: m.Results, frames: Any, now: float) -> bool:
+        def watching(message: m.Results, frames: Any, now: float, *, inert: bool = False) -> bool:
             taken.append(threading.current_thread().name)
-            return take_plain(message, frames, now)
+            return take_plain(message, frames, now, inert=inert)
 
         reactor.take_plain = watching  # type: ignore[method-assign]
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,8 +59,8 @@ class Stream:
         self._take = self.run.reactor.take_plain
         self.run.reactor.take_plain = self._watch  # type: ignore[method-assign]
 
-    def _watch(self, message: m.Results, frames: Any, now: float) -> bool:
-        taken = self._take(message, frames, now)
+    def _watch(self, message: m.Results, frames: Any, now: float, *, inert: bool = False) -> bool:
+        taken = self._take(message, frames, now, inert=inert)
         if taken:
             self.takers.append(threading.current_thread().name)
         return taken
@@ -269,24 +272,34 @@ def test_several_threads_may_submit(stream: Stream) -> None:
     assert not {name for name in stream.takers if not name.startswith(("submits", "MainThread"))}
 
 
-def test_results_that_submit_more_as_they_arrive(stream: Stream) -> None:
-    """They are unpickled by the thread that reads, in the middle of its own call of `submit`."""
-    submitting[:] = [stream.submit]
+def test_a_value_that_runs_code_as_it_is_loaded_is_not_for_one_who_submits(stream: Stream) -> None:
+    """It may wait for a lock that he has, or for room that only the executor's thread can make."""
+    lock = threading.Lock()
+    where: list[str] = []
+
+    def note() -> None:
+        with lock:
+            where.append(threading.current_thread().name)
+
+    loading[:] = [note, stream.submit]
     try:
-        results = [stream.executor.submit(Submits, n) for n in range(3000)]
-        stream.flow(lambda: len(stream.takers) >= 5, "results that were taken by this thread")
+        stream.until_lent()
+        with lock:
+            results = [stream.executor.submit(Loads, n) for n in range(3000)]
+        wait_until(lambda: len(where) == 3000, SECONDS, "all of them")
         assert [future.result(timeout=SECONDS).number for future in results] == list(range(3000))
     finally:
-        submitting.clear()
+        loading.clear()
+    assert set(where) == {stream.run.shell._thread.name}
     wait_until(lambda: stream.executor.outstanding == 0, SECONDS, "all results")
     assert sorted(future.result(timeout=0) for future in stream.futures) == list(range(len(stream.futures)))
 
 
-submitting: list[Callable[[], object]] = []
+loading: list[Callable[[], object]] = []
 
 
-class Submits:
-    """Arrives by submitting a task of its own."""
+class Loads:
+    """Arrives by calling what is in ``loading``."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -295,10 +308,75 @@ class Submits:
         return arrive, (self.number,)
 
 
-def arrive(number: int) -> Submits:
-    for submit in submitting:
-        submit()
-    return Submits(number)
+def arrive(number: int) -> Loads:
+    for call in loading:
+        call()
+    return Loads(number)
+
+
+def test_a_finalizer_may_submit_where_there_is_a_bound(runs: Path) -> None:
+    with HighThroughputExecutor(max_workers_per_node=2, run_dir=runs, max_outstanding=50) as executor:
+        stream = Stream(executor)
+
+        class Submits:
+            """Gone as soon as nobody refers to it: in the middle of whatever made it go."""
+
+            def __init__(self) -> None:
+                self.live = True
+
+            def __del__(self) -> None:
+                if self.live:
+                    stream.submit()
+
+        kept = [Submits() for _ in range(500)]
+        take = stream.run.reactor.take_plain
+
+        def drop(message: m.Results, frames: Any, now: float, *, inert: bool = False) -> bool:
+            # As the last reference to what a task was about may go where its result is taken.
+            if kept:
+                kept.pop()
+            return take(message, frames, now, inert=inert)
+
+        stream.run.reactor.take_plain = drop  # type: ignore[method-assign]
+        stream.flow(lambda: not kept, "all finalizers to have run")
+        # Not in order: one was submitted in the middle of another.
+        found = sorted(future.result(timeout=SECONDS) for future in stream.futures)
+        assert found == list(range(len(stream.futures)))
+
+
+def test_a_stack_that_is_nearly_full_costs_nothing_but_that_call(stream: Stream) -> None:
+    def down(frames: int) -> None:
+        if frames:
+            down(frames - 1)
+            return
+        for _ in range(200):
+            with contextlib.suppress(RecursionError):
+                stream.futures.append(stream.executor.submit(tasks.add, len(stream.futures)))
+
+    here = len(inspect.stack(0))
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - here - 60, limit - here, 3):
+        stream.until_lent()
+        with contextlib.suppress(RecursionError):
+            down(depth)
+    assert all(future.result(timeout=SECONDS) is not None for future in stream.futures)
+    assert stream.run.reactor.restarts == 0
+    wait_until(lambda: stream.executor.outstanding == 0, SECONDS, "all results")
+
+
+def test_one_who_submits_now_and_then_leaves_the_reading_to_the_thread(
+    stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon after one another that is."""
+    monkeypatch.setattr(shell_module, "QUIET_SECONDS", 0.0)
+    gate = tmp_path / "gate"
+    held = [stream.executor.submit(tasks.hold, str(gate)) for _ in range(2)]
+    for _ in range(100):
+        stream.submit()
+        assert not stream.serving.lent
+    gate.touch()
+    assert wait(held, SECONDS).not_done == set()
+    stream.check()
 
 
 # ----------------------------------------------------------------------------------------------- step by step
@@ -340,7 +418,8 @@ class FakeReactor:
         self.deadline = 100.0
         self.taken: list[int] = []
 
-    def take_plain(self, message: m.Results, frames: Any, now: float) -> bool:
+    def take_plain(self, message: m.Results, frames: Any, now: float, *, inert: bool = False) -> bool:
+        assert inert
         if message.manager != "plain":
             return False
         self.taken.append(message.number)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copyreg
+import datetime
 import json
 import pickle
 import threading
@@ -21,7 +23,9 @@ from throughway.serialize.payloads import (
     LargeBytes,
     pack_call,
     pack_result,
+    surely_inert,
     unpack_call,
+    unpack_inert,
     unpack_result,
 )
 from throughway.serialize.pickling import LARGE_FRAME_BYTES, dump
@@ -606,3 +610,52 @@ if __name__ == "__main__":
 """
     payload = fresh.run_script(tmp_path, source)
     assert unpack_call(payload)[0][0].value == 7
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        7,
+        -(1 << 70),
+        0.1,
+        "\u201cquoted\u201d \U0001f600",
+        b"\x82\x83\x84\x93",
+        [1, (2.0, {"a": {3}})],
+        frozenset("ab"),
+    ],
+)
+def test_plain_values_are_loaded_without_calling_anything(value: object) -> None:
+    payload, _ = pack_result(value)
+    assert unpack_inert(payload) == value
+    assert type(unpack_inert(payload)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value", [1j, range(3), ValueError("x"), len, int, [Path("/")], {"a": datetime.date(2026, 1, 1)}]
+)
+def test_values_that_call_something_as_they_are_loaded_are_not_inert(value: object) -> None:
+    payload, _ = pack_result(value)
+    assert not surely_inert(payload)
+    with pytest.raises(DeserializationError, match=r"the result is not plain: .* may do anything"):
+        unpack_inert(payload)
+    assert repr(unpack_result(payload)) == repr(value)
+
+
+def test_codes_of_the_extension_registry_are_not_inert() -> None:
+    for number in (240, 60_000, 1 << 20):
+        copyreg.add_extension(__name__, "by_extension", number)
+        try:
+            payload = pickle.dumps(by_extension, 5)
+            assert not surely_inert(payload)
+            for _ in range(2):
+                with pytest.raises(DeserializationError, match="is not plain"):
+                    unpack_inert(payload)
+                assert pickle.loads(payload) is by_extension  # and from now on it is known
+        finally:
+            copyreg.remove_extension(__name__, "by_extension", number)
+
+
+def by_extension() -> None:
+    """Pickled by its code where it has one."""

@@ -1,8 +1,8 @@
 """The future of a task: a `concurrent.futures.Future` that costs a third as much.
 
 The standard future makes a condition with a lock and two lists when it is made, and takes the lock to complete; for
-a million tiny tasks that is most of the time. This one makes them when somebody waits for it. Only the executor's
-thread completes it, and while there is no condition it does so without one.
+a million tiny tasks that is most of the time. This one makes them when somebody waits for it, and is completed without
+them where nobody does. One thread at a time completes futures: that which reads the wire (`executors.serving`).
 
 Why that is safe: a condition is made, and a future without one is completed, only under one lock of this module. So
 whoever looks at a future's state under its condition, as the standard library's code does, either sees the outcome,

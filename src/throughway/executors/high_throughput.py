@@ -444,8 +444,8 @@ class HighThroughputExecutor(Questions, Executor):
 
     def _wait_for_room(self) -> None:
         assert self._run is not None
-        if self._run.shell.in_thread:
-            # A callback must not wait for what only its own thread can bring.
+        if self._run.shell.in_thread or self._run.shell.engaged:
+            # It must not wait for what only this thread can bring, or lets the executor's bring.
             return
         self._run.shell.serving.recall()
         self._run.shell.wake()

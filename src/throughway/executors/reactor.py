@@ -18,7 +18,7 @@ from throughway.executors.outcomes import RETRIED, exception_of, loss_of
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.serialize.exceptions import unpack_exception
-from throughway.serialize.payloads import NONE, unpack_result
+from throughway.serialize.payloads import NONE, surely_inert, unpack_inert, unpack_result
 
 SUBMIT_TASKS = 1024
 """Tasks in one `Submit`, at most."""
@@ -393,11 +393,14 @@ class ExecutorReactor:
             self._results(message, frames)
             self._acknowledge(message, frames, now)
 
-    def take_plain(self, message: m.Results, frames: Sequence[Buffer], now: float) -> bool:
+    def take_plain(
+        self, message: m.Results, frames: Sequence[Buffer], now: float, *, inert: bool = False
+    ) -> bool:
         """Results of functions that returned something small, for which nobody waits but in `result`. False where they
         are not such: then nothing has been done that `interchange_said` would not do.
 
-        For threads that wait, which a signal's handler may cut short anywhere: then it is called again.
+        For threads of the user's, which an error may cut short anywhere: then it is called again. If ``inert``, it
+        also is False where to load a value runs anybody's code.
         """
         if (
             self.journal is not None
@@ -410,9 +413,10 @@ class ExecutorReactor:
             return False
         futures = self.futures
         found = []
+        unpack = unpack_inert if inert and not all(map(surely_inert, frames)) else unpack_result
         try:
             for task, payload in zip(message.tasks, _payloads(message, frames), strict=True):
-                value = None if payload == NONE else unpack_result(payload, ())
+                value = None if payload == NONE else unpack(payload)
                 found.append((task, futures[task], value))
         except (errors.ProtocolError, errors.DeserializationError, KeyError):
             return False

@@ -8,7 +8,8 @@ The executor's thread would want the interpreter for each of its system calls, a
 another thread computes (`sys.setswitchinterval`): results came 20 ms late, and so did the memory of the tasks'
 arguments.
 
-All but plain results is left to the executor's thread: errors, callbacks, and whatever else the interchange has to say.
+All but plain results is left to the executor's thread: errors, callbacks, and whatever else the interchange has to say;
+and, by those who submit, also values that run code of their own as they are unpickled.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ LEND_SECONDS = 0.004
 
 ALOOF_SECONDS = 0.01
 """Where that was to no avail, he is not given it again for so long."""
+
+
+STACK_FRAMES = 32
+"""What is needed of the stack to read or to send, and to put all in order afterwards."""
+
+
+def need_stack(frames: int = STACK_FRAMES) -> None:
+    """Raise RecursionError now rather than in the middle, where there would be no stack even to tidy up."""
+    if frames:
+        need_stack(frames - 1)
 
 
 class Serving:
@@ -117,6 +128,7 @@ class Serving:
             or exposed()
         ):
             return
+        need_stack()
         interrupt = DeferredInterrupt(PATIENCE_SECONDS)
         try:
             interrupt.begin()
@@ -125,7 +137,7 @@ class Serving:
         finally:
             # Want of memory or of stack may have ended it at any of these lines.
             if lock._is_owned():  # type: ignore[attr-defined]
-                self._leave(lends=False)
+                self._leave_safely(lends=False)
             interrupt.end()
 
     def _serve(self, future: TaskFuture[Any]) -> None:
@@ -143,7 +155,7 @@ class Serving:
         arrived = partial(self.probe.poll, 0)
         while future._state in UNDONE and self.spin.wait(arrived, deadline):
             self._read()
-            if not self._take():
+            if not self._take(inert=False):
                 return
 
     # ---------------------------------------------------------------------------------------- for those who submit
@@ -161,7 +173,7 @@ class Serving:
                 self._read_along(now)
         finally:
             if lock._is_owned():  # type: ignore[attr-defined]
-                self._leave(lends=True)
+                self._leave_safely(lends=True)
 
     def _read_along(self, now: float) -> None:
         if not self.spin.seconds or self.deferred or self._reactor.broken is not None:
@@ -172,7 +184,8 @@ class Serving:
             with self._writing:
                 self._wire.pause(0, True)
         self._read()
-        if not self._take():
+        # A value that runs code as it is loaded might do anything here, in the middle of `submit`.
+        if not self._take(inert=True):
             self._aloof_until = now + ALOOF_SECONDS
 
     @property
@@ -209,17 +222,17 @@ class Serving:
         self.deferred += self._wire.receive()
         self._reading = False
 
-    def _take(self) -> bool:
+    def _take(self, *, inert: bool) -> bool:
         """Put what was read into futures; False where something is not for this thread to take."""
         deferred = self.deferred
         while deferred:
             # It stays there until it is in the future, should an error come in between.
-            if not self._take_plain(deferred[0]):
+            if not self._take_plain(deferred[0], inert):
                 return False
             deferred.popleft()
         return True
 
-    def _take_plain(self, event: Event) -> bool:
+    def _take_plain(self, event: Event, inert: bool) -> bool:
         if not isinstance(event, Arrival):
             return False
         try:
@@ -227,8 +240,16 @@ class Serving:
         except ProtocolError:
             return False
         return isinstance(message, m.Results) and self._reactor.take_plain(
-            message, event.frames[1:], time.monotonic()
+            message, event.frames[1:], time.monotonic(), inert=inert
         )
+
+    def _leave_safely(self, *, lends: bool) -> None:
+        try:
+            self._leave(lends=lends)
+        finally:
+            # Whatever came in between again: who got it can give it back.
+            if self.lock._is_owned():  # type: ignore[attr-defined]
+                self.lock.release()
 
     def _leave(self, *, lends: bool) -> None:
         midway, self._reading = self._reading, False

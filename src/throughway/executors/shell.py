@@ -23,7 +23,7 @@ from throughway.executors.actions import Action, Log, Notify, Restart, Tell
 from throughway.executors.interchange_process import InterchangeProcess
 from throughway.executors.interrupts import PATIENCE_SECONDS, DeferredInterrupt, exposed
 from throughway.executors.reactor import ExecutorReactor
-from throughway.executors.serving import FEW_TASKS, Serving
+from throughway.executors.serving import FEW_TASKS, Serving, need_stack
 from throughway.protocol import codec
 from throughway.protocol import messages as m
 from throughway.transport.interface import Arrival, Closed, Event
@@ -146,6 +146,11 @@ class ExecutorShell:
         """Whether the caller is the executor's thread, as callbacks of futures are."""
         return threading.current_thread() is self._thread
 
+    @property
+    def engaged(self) -> bool:
+        """Whether the caller has what the executor's thread needs: a finalizer, say, in the middle of `submit`."""
+        return bool(self._sending._is_owned() or self.serving.lock._is_owned())  # type: ignore[attr-defined]
+
     def submitted(self) -> None:
         """Tasks are in the outbox: send them now, or see to it that they are sent soon."""
         now = time.monotonic()
@@ -154,10 +159,12 @@ class ExecutorShell:
         few = len(self._reactor.futures) <= FEW_TASKS
         # A handler of the user's might raise in the middle, or wait there for what only the thread can bring.
         if (few or since >= QUIET_SECONDS) and not sending._is_owned() and not exposed():  # type: ignore[attr-defined]
+            need_stack()
             interrupt = DeferredInterrupt(PATIENCE_SECONDS)
             try:
                 interrupt.begin()
-                if not few and since < STREAM_SECONDS:
+                # Who submits now and then has nothing to send but this.
+                if not few and since < STREAM_SECONDS and len(self._reactor.outbox) > FEW_TASKS:
                     self.serving.read_along(now)
                 if sending.acquire(blocking=False):
                     self._last_sent = now
