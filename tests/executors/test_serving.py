@@ -6,6 +6,7 @@ Where a test needs somebody to wait awake, for as long as it takes, it puts an `
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -772,10 +773,13 @@ class Making:
     def __enter__(self) -> None:
         self.lock.acquire()
         self.times += 1
+        # It may come anywhere, and calls what others have registered.
+        gc.disable()
         sys.setprofile(self._note)
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
+        gc.enable()
         self.lock.release()
 
     def _note(self, frame: Any, event: str, argument: Any) -> None:
