@@ -140,15 +140,21 @@ def test_a_block_that_goes_on_working_forgives_once_only() -> None:
     assert story.ledger.failures == 0
 
 
+def three_that_fail_beside_one(since: float) -> Story:
+    """Block 0 has had a manager from 1.0 on; three attempts fail, a second after one another."""
+    story = Story()
+    story.ledger.joined("0", 1, 1.0)
+    for attempt in range(1, 4):
+        story.open()
+        story.hear(f"j{attempt}", JobState.FAILED, since + attempt, 1)
+    return story
+
+
 @pytest.mark.parametrize("ends", ["scaled in", "drained", "lost"])
 def test_what_failed_beside_a_block_that_works_is_tried_again_once_it_is_gone(ends: str) -> None:
     """Hours may lie between the two, and nothing may be left to run."""
-    story = Story()
+    story = three_that_fail_beside_one(20.0)
     ledger = story.ledger
-    ledger.joined("0", 1, 1.0)
-    for attempt in range(1, 4):
-        story.open()
-        story.hear(f"j{attempt}", JobState.FAILED, 20.0 + attempt, 1)
     (block,) = ledger.open(1, 1, 30.0)
     ledger.not_submitted(block, "no such account, says a database that is down", 30.0, permanent=True)
     ledger.settle(31.0)
@@ -167,12 +173,8 @@ def test_what_failed_beside_a_block_that_works_is_tried_again_once_it_is_gone(en
 
 
 def test_a_block_that_did_not_work_forgives_nothing_when_it_is_gone() -> None:
-    story = Story()
+    story = three_that_fail_beside_one(2.0)
     ledger = story.ledger
-    ledger.joined("0", 1, 1.0)
-    for attempt in range(1, 4):
-        story.open()
-        story.hear(f"j{attempt}", JobState.FAILED, 2.0 + attempt, 1)
     ledger.left("0", 1, "connection closed", True, 9.0)
     assert plan(ledger.view(9.0), POLICY, 9.0, STRATEGIES["simple"]).give_up
 

@@ -16,6 +16,7 @@ import pytest
 
 import throughway
 from tests.executors import tasks
+from tests.processes import alive
 from tests.waiting import wait_until
 from throughway import HighThroughputExecutor
 from throughway.executors.reactor import MAX_RESTARTS
@@ -417,12 +418,6 @@ def test_callers_blocked_at_the_bound_learn_that_it_broke(runs: Path, tmp_path: 
     thread.join(10)
     assert [type(error) for error in errors] == [throughway.InterchangeLost]
     executor.shutdown()
-
-
-def alive(pid: int) -> bool:
-    from throughway.processes import process_started
-
-    return process_started(pid) is not None
 
 
 def children(pid: int) -> list[int]:

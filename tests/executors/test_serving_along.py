@@ -449,13 +449,13 @@ class Steps:
         self.wakes = 0
         self.serving = Serving(
             self.reactor,  # type: ignore[arg-type]
+            self.wire,  # type: ignore[arg-type]
             threading.RLock(),
             busy=lambda: False,
             wake=self.wake,
             cut_short=self.cut,
             serves=True,
         )
-        self.serving._wire = self.wire  # type: ignore[assignment]
         self.serving.waits_until = 100.0
 
     def wake(self) -> None:

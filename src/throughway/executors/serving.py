@@ -66,6 +66,7 @@ class Serving:
 
     Args:
         reactor: takes the results.
+        wire: what is read, until `attach` names another.
         writing: held by who writes to the wire, or changes what the thread waits for.
         busy: whether the thread is about to do something.
         wake: makes the thread look at what is there, and at the time.
@@ -76,6 +77,7 @@ class Serving:
     def __init__(
         self,
         reactor: ExecutorReactor,
+        wire: UnixWire,
         writing: AbstractContextManager[object],
         *,
         busy: Callable[[], bool],
@@ -100,7 +102,7 @@ class Serving:
         """told by those who wait how long it took"""
         self.probe = select.poll()
         """tells whether there is something to read"""
-        self._wire = UnixWire()
+        self._wire = wire
         self._reading = False
         self._aloof_until = -math.inf
 
@@ -137,7 +139,7 @@ class Serving:
         finally:
             # Want of memory or of stack may have ended it at any of these lines.
             if lock._is_owned():  # type: ignore[attr-defined]
-                self._leave_safely(lends=False)
+                self._leave(lends=False)
             interrupt.end()
 
     def _serve(self, future: TaskFuture[Any]) -> None:
@@ -173,7 +175,7 @@ class Serving:
                 self._read_along(now)
         finally:
             if lock._is_owned():  # type: ignore[attr-defined]
-                self._leave_safely(lends=True)
+                self._leave(lends=True)
 
     def _read_along(self, now: float) -> None:
         if not self.spin.seconds or self.deferred or self._reactor.broken is not None:
@@ -243,24 +245,19 @@ class Serving:
             message, event.frames[1:], time.monotonic(), inert=inert
         )
 
-    def _leave_safely(self, *, lends: bool) -> None:
+    def _leave(self, *, lends: bool) -> None:
         try:
-            self._leave(lends=lends)
+            midway, self._reading = self._reading, False
+            if midway:
+                self._cut_short()
+            # Who submits may have found the interchange gone while nobody but this thread would have heard of it.
+            left = bool(midway or self.deferred or self._wire.pending())
+            if left or not lends:
+                self.lent_until = math.inf
+                with self._writing:
+                    self._wire.pause(0, False)
         finally:
             # Whatever came in between again: who got it can give it back.
-            if self.lock._is_owned():  # type: ignore[attr-defined]
-                self.lock.release()
-
-    def _leave(self, *, lends: bool) -> None:
-        midway, self._reading = self._reading, False
-        if midway:
-            self._cut_short()
-        # Who submits may have found the interchange gone while nobody but this thread would have heard of it.
-        left = bool(midway or self.deferred or self._wire.pending())
-        if left or not lends:
-            self.lent_until = math.inf
-            with self._writing:
-                self._wire.pause(0, False)
-        self.lock.release()
+            self.lock.release()
         if left or min(self.lent_until, self._reactor.next_deadline()) < self.waits_until:
             self._wake()

@@ -89,8 +89,10 @@ class ExecutorShell:
         self._sending = threading.RLock()
         """an RLock, since that knows whether this thread has it, whatever came in between"""
         self._midway = False
+        self._wire = UnixWire()
         self.serving = Serving(
             reactor,
+            self._wire,
             self._sending,
             busy=lambda: self._signalled,
             wake=self.wake,
@@ -103,7 +105,6 @@ class ExecutorShell:
         self.port: int | None = None
         self.listening = threading.Event()
         self._process: InterchangeProcess | None = None
-        self._wire = UnixWire()
         self._selector = Poller()
         self._bell: _Bell | None = _Bell()
         """None once the thread listens no more"""
